@@ -79,7 +79,7 @@ try {
   fail('the addon did not build; the first error above says why')
 }
 
-const { signatures } = require(addon)
+const { signatures, builtWithCuda } = require(addon)
 const text = [
   '// Written by scripts/build.mjs from the addon itself: every op that C++ offers, one line each. Do not edit.',
   '',
@@ -100,7 +100,7 @@ if (!existsSync(written) || readFileSync(written, 'utf8') !== text) {
 
 const size = (path) => `${(statSync(path).size / 2 ** 20).toFixed(1)} MiB`
 console.log(
-  `${signatures.length} ops in build/Release/polygrad.node, ${size(addon)}, ${cuda ? 'with' : 'without'} CUDA`,
+  `${signatures.length} ops in build/Release/polygrad.node, ${size(addon)}, ${builtWithCuda ? 'with' : 'without'} CUDA`,
 )
 
 if (flags.has('--prebuild')) {
