@@ -1,0 +1,108 @@
+#pragma once
+// The element types of a tensor, and how each is stored. Arithmetic on bf16 and f16 happens in float.
+#include <cstdint>
+#include <cstring>
+#include "math/hd.h"
+
+// The order is the numbering that lib/tensor.ts uses.
+enum class Dtype : int32_t { float32, float64, bfloat16, float16, int32, int64, uint8, boolean };
+
+HD float floatFromBits(uint32_t bits) {
+  float f;
+  memcpy(&f, &bits, 4);
+  return f;
+}
+HD uint32_t bitsFromFloat(float f) {
+  uint32_t bits;
+  memcpy(&bits, &f, 4);
+  return bits;
+}
+
+struct bf16 {
+  uint16_t bits;
+  bf16() = default;
+  HD explicit bf16(float f) {
+    uint32_t u = bitsFromFloat(f);
+    uint32_t rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;  // to nearest, ties to even
+    bits = (uint16_t)((u & 0x7fffffff) > 0x7f800000 ? (u >> 16) | 0x40 : rounded);
+  }
+  HD operator float() const { return floatFromBits((uint32_t)bits << 16); }
+};
+
+struct f16 {
+  uint16_t bits;
+  f16() = default;
+  HD explicit f16(float f) {
+    uint32_t u = bitsFromFloat(f), sign = (u >> 16) & 0x8000, a = u & 0x7fffffff;
+    if (a >= 0x47800000) {  // too large, infinite or NaN
+      bits = (uint16_t)(sign | (a > 0x7f800000 ? 0x7e00 : 0x7c00));
+    } else if (a < 0x38800000) {  // subnormal: let the adder round at the right place
+      bits = (uint16_t)(sign | (bitsFromFloat(floatFromBits(a) + 0.5f) - 0x3f000000));
+    } else {
+      bits = (uint16_t)(sign | ((a - 0x38000000 + 0xfff + ((a >> 13) & 1)) >> 13));
+    }
+  }
+  HD operator float() const {
+    uint32_t sign = (uint32_t)(bits & 0x8000) << 16, a = bits & 0x7fff;
+    if (a >= 0x7c00) return floatFromBits(sign | 0x7f800000 | ((a & 0x3ff) << 13));
+    if (a < 0x400) {
+      float m = (float)a * 5.9604644775390625e-8f;  // 2^-24
+      return floatFromBits(sign | bitsFromFloat(m));
+    }
+    return floatFromBits(sign | ((a << 13) + 0x38000000));
+  }
+};
+
+constexpr int dtypeSize(Dtype t) {
+  switch (t) {
+    case Dtype::float64: case Dtype::int64: return 8;
+    case Dtype::float32: case Dtype::int32: return 4;
+    case Dtype::bfloat16: case Dtype::float16: return 2;
+    default: return 1;
+  }
+}
+constexpr const char* dtypeName(Dtype t) {
+  constexpr const char* names[] = {"float32", "float64", "bfloat16", "float16", "int32", "int64", "uint8", "bool"};
+  return names[(int)t];
+}
+constexpr bool isFloat(Dtype t) { return (int)t <= (int)Dtype::float16; }
+
+template <class T> struct DtypeOf;
+template <> struct DtypeOf<float> { static constexpr Dtype value = Dtype::float32; };
+template <> struct DtypeOf<double> { static constexpr Dtype value = Dtype::float64; };
+template <> struct DtypeOf<bf16> { static constexpr Dtype value = Dtype::bfloat16; };
+template <> struct DtypeOf<f16> { static constexpr Dtype value = Dtype::float16; };
+template <> struct DtypeOf<int32_t> { static constexpr Dtype value = Dtype::int32; };
+template <> struct DtypeOf<int64_t> { static constexpr Dtype value = Dtype::int64; };
+template <> struct DtypeOf<uint8_t> { static constexpr Dtype value = Dtype::uint8; };
+template <> struct DtypeOf<bool> { static constexpr Dtype value = Dtype::boolean; };
+
+// The type that arithmetic on T is done in.
+template <class T> struct ComputeOf { using type = T; };
+template <> struct ComputeOf<bf16> { using type = float; };
+template <> struct ComputeOf<f16> { using type = float; };
+template <class T> using Compute = typename ComputeOf<T>::type;
+
+template <class T> struct Tag { using type = T; };
+
+// Calls fn(Tag<T>{}) with the C++ type of a dtype: withFloat(t, [&](auto tag) { using T = typename decltype(tag)::type; ... })
+template <class Fn>
+inline __attribute__((always_inline)) void withFloat(Dtype t, Fn&& fn) {
+  switch (t) {
+    case Dtype::float32: return fn(Tag<float>{});
+    case Dtype::float64: return fn(Tag<double>{});
+    case Dtype::bfloat16: return fn(Tag<bf16>{});
+    case Dtype::float16: return fn(Tag<f16>{});
+    default: return;
+  }
+}
+template <class Fn>
+inline __attribute__((always_inline)) void withDtype(Dtype t, Fn&& fn) {
+  switch (t) {
+    case Dtype::int32: return fn(Tag<int32_t>{});
+    case Dtype::int64: return fn(Tag<int64_t>{});
+    case Dtype::uint8: return fn(Tag<uint8_t>{});
+    case Dtype::boolean: return fn(Tag<bool>{});
+    default: return withFloat(t, fn);
+  }
+}

@@ -1,0 +1,69 @@
+#pragma once
+// Elements of any dtype and stride, brought into a short contiguous run in the type that arithmetic is done in, and back.
+// Operations are then compiled once per compute type (float, double, int64) and not once per dtype and stride.
+#include "core/view.h"
+
+namespace cpu::ISA {
+
+constexpr int64_t blockLength = 512;
+
+// The compute type of a dtype: float for 16- and 32-bit floats, double for float64, int64 for integers and bool.
+template <class T> struct BlockOf { using type = int64_t; };
+template <> struct BlockOf<float> { using type = float; };
+template <> struct BlockOf<bf16> { using type = float; };
+template <> struct BlockOf<f16> { using type = float; };
+template <> struct BlockOf<double> { using type = double; };
+
+template <class Fn>
+HD void withBlockType(Dtype t, Fn&& fn) {
+  if (t == Dtype::float64) fn(Tag<double>{});
+  else if (isFloat(t)) fn(Tag<float>{});
+  else fn(Tag<int64_t>{});
+}
+
+template <class C, class T>
+HD C loaded(T x) {
+  if constexpr (std::is_same_v<T, bf16> || std::is_same_v<T, f16>) return (C)(float)x;
+  else return (C)x;
+}
+template <class T, class C>
+HD T stored(C x) {
+  if constexpr (std::is_same_v<T, bool>) return x != C(0);
+  else if constexpr (std::is_same_v<T, bf16> || std::is_same_v<T, f16>) return T((float)x);
+  else return (T)x;
+}
+
+// n <= blockLength elements of x from `at` on, `step` apart. Returns x's own memory where no change is needed.
+template <class C>
+const C* load(const View& x, int64_t at, int64_t step, int64_t n, C* block) {
+  if (x.dtype == DtypeOf<C>::value && step == 1) return x.as<C>() + at;
+  withDtype(x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const T* in = x.as<T>() + at;
+    if (step == 1)
+      for (int64_t i = 0; i < n; i++) block[i] = loaded<C>(in[i]);
+    else
+      for (int64_t i = 0; i < n; i++) block[i] = loaded<C>(in[i * step]);
+  });
+  return block;
+}
+
+// Where to compute n elements of y: y's own memory where store() would have nothing to change, else the block.
+template <class C>
+C* target(const View& y, int64_t at, int64_t step, C* block) {
+  return y.dtype == DtypeOf<C>::value && step == 1 ? y.as<C>() + at : block;
+}
+template <class C>
+void store(const View& y, int64_t at, int64_t step, int64_t n, const C* block) {
+  if (y.dtype == DtypeOf<C>::value && step == 1) return;
+  withDtype(y.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    T* out = y.as<T>() + at;
+    if (step == 1)
+      for (int64_t i = 0; i < n; i++) out[i] = stored<T>(block[i]);
+    else
+      for (int64_t i = 0; i < n; i++) out[i * step] = stored<T>(block[i]);
+  });
+}
+
+}  // namespace cpu::ISA

@@ -1,0 +1,137 @@
+// isa: all
+// y = f(x) and y = f(a, b), element by element, for any dtypes and strides.
+#include "cpu/blocks.h"
+#include "cpu/strided.h"
+#include "kernels.h"
+
+namespace cpu::ISA {
+namespace {
+
+// kernel(x, y, n) over contiguous runs of the compute type C.
+template <class C, class Fn>
+void mapOne(View x, View y, Fn kernel) {
+  Walk walk({&y, &x});
+  walk.run([&](const int64_t* at, int64_t length) {
+    C in[blockLength], out[blockLength];
+    for (int64_t i = 0; i < length; i += blockLength) {
+      int64_t n = length - i < blockLength ? length - i : blockLength;
+      int64_t atY = at[0] + i * walk.step(0), atX = at[1] + i * walk.step(1);
+      C* to = target(y, atY, walk.step(0), out);
+      kernel(load(x, atX, walk.step(1), n, in), to, n);
+      store(y, atY, walk.step(0), n, to);
+    }
+  });
+}
+
+// kernel(a, b, y, n) over contiguous runs; the inputs in the compute type C, the result in R.
+template <class C, class R, class Fn>
+void mapTwo(View a, View b, View y, Fn kernel) {
+  Walk walk({&y, &a, &b});
+  walk.run([&](const int64_t* at, int64_t length) {
+    C first[blockLength], second[blockLength];
+    R out[blockLength];
+    for (int64_t i = 0; i < length; i += blockLength) {
+      int64_t n = length - i < blockLength ? length - i : blockLength;
+      int64_t atY = at[0] + i * walk.step(0);
+      const C* u = load(a, at[1] + i * walk.step(1), walk.step(1), n, first);
+      const C* v = load(b, at[2] + i * walk.step(2), walk.step(2), n, second);
+      R* to = target(y, atY, walk.step(0), out);
+      kernel(u, v, to, n);
+      store(y, atY, walk.step(0), n, to);
+    }
+  });
+}
+
+}  // namespace
+
+void copy(View x, View y) {
+  // Through int64 only what fits there: integers. A float goes through float or double.
+  Dtype through = isFloat(x.dtype) ? x.dtype : isFloat(y.dtype) ? Dtype::float64 : x.dtype;
+  withBlockType(through, [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    mapOne<C>(x, y, [](const C* in, C* out, int64_t n) {
+      if (in != out) __builtin_memcpy(out, in, n * sizeof(C));
+    });
+  });
+}
+
+void fill(View y, double value) {
+  withDtype(y.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    T* out = y.as<T>();
+    T v = stored<T>(value);
+    parallelFor(y.size(), 65536, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) out[i] = v;
+    });
+  });
+}
+
+void arange(View y, double start, double step) {
+  withDtype(y.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    T* out = y.as<T>();
+    for (int64_t i = 0, n = y.size(); i < n; i++) out[i] = stored<T>(start + step * (double)i);
+  });
+}
+
+void accumulate(View x, View y) { binary(BinaryOp::add, y, x, y); }
+
+void unary(UnaryOp op, View x, View y) {
+  auto apply = [&](auto F, auto tag) {
+    using C = typename decltype(tag)::type;
+    mapOne<C>(x, y, [F](const C* in, C* out, int64_t n) {
+      for (int64_t i = 0; i < n; i++) out[i] = F.f(in[i]);
+    });
+  };
+  if (isFloat(x.dtype)) {
+    with(op, [&](auto F) {
+      if (x.dtype == Dtype::float64) apply(F, Tag<double>{});
+      else apply(F, Tag<float>{});
+    });
+    return;
+  }
+  switch (op) {
+    case UnaryOp::neg: return apply(Neg{}, Tag<int64_t>{});
+    case UnaryOp::abs: return apply(Abs{}, Tag<int64_t>{});
+    case UnaryOp::sign: return apply(Sign{}, Tag<int64_t>{});
+    case UnaryOp::relu: return apply(Relu{}, Tag<int64_t>{});
+    default: return;
+  }
+}
+
+void unaryGrad(UnaryOp op, View x, View dy, View dx) {
+  auto apply = [&](auto F, auto tag) {
+    using C = typename decltype(tag)::type;
+    mapTwo<C, C>(x, dy, dx, [F](const C* in, const C* d, C* out, int64_t n) {
+      for (int64_t i = 0; i < n; i++) out[i] = d[i] * F.df(in[i], F.f(in[i]));
+    });
+  };
+  with(op, [&](auto F) {
+    if (x.dtype == Dtype::float64) apply(F, Tag<double>{});
+    else apply(F, Tag<float>{});
+  });
+}
+
+void binary(BinaryOp op, View a, View b, View y) {
+  withBlockType(y.dtype, [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    with(op, [&](auto F) {
+      mapTwo<C, C>(a, b, y, [F](const C* u, const C* v, C* out, int64_t n) {
+        for (int64_t i = 0; i < n; i++) out[i] = F.f(u[i], v[i]);
+      });
+    });
+  });
+}
+
+void compare(CompareOp op, View a, View b, View y) {
+  withBlockType(a.dtype, [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    with(op, [&](auto F) {
+      mapTwo<C, bool>(a, b, y, [F](const C* u, const C* v, bool* out, int64_t n) {
+        for (int64_t i = 0; i < n; i++) out[i] = F.f(u[i], v[i]);
+      });
+    });
+  });
+}
+
+}  // namespace cpu::ISA

@@ -1,0 +1,96 @@
+#include "cpu/stream.h"
+
+#include <exception>
+
+namespace cpu {
+namespace {
+thread_local Stream* mine = nullptr;
+thread_local Stream* running = nullptr;
+}  // namespace
+
+Stream& stream() {
+  if (!mine) mine = new Stream;
+  return *mine;
+}
+void closeStream() {
+  delete mine;
+  mine = nullptr;
+}
+Stream* runningStream() { return running; }
+void fail(const std::string& message) {
+  if (running) running->fail(message);
+}
+
+Stream::Stream() : thread([this] { loop(); }) {}
+
+Stream::~Stream() {
+  {
+    std::lock_guard lock(mutex);
+    stopping = true;
+  }
+  wake.notify_all();
+  thread.join();
+}
+
+void Stream::push(Task* task) {
+  uint64_t at = head.load(std::memory_order_relaxed);
+  if (at - tail.load(std::memory_order_acquire) >= capacity) {
+    std::unique_lock lock(mutex);
+    full = true;
+    space.wait(lock, [&] { return at - tail.load(std::memory_order_acquire) <= capacity / 2; });
+    full = false;
+  }
+  queue[at % capacity].reset(task);
+  head.store(at + 1, std::memory_order_seq_cst);
+  if (sleeping.load(std::memory_order_seq_cst)) {
+    std::lock_guard lock(mutex);
+    wake.notify_one();
+  }
+}
+
+void Stream::loop() {
+  running = this;
+  for (uint64_t at = 0;; at++) {
+    for (int spin = 0; spin < 4000 && head.load(std::memory_order_acquire) == at; spin++) __builtin_ia32_pause();
+    if (head.load(std::memory_order_acquire) == at || stopping.load(std::memory_order_relaxed)) {
+      std::unique_lock lock(mutex);
+      sleeping.store(true, std::memory_order_seq_cst);
+      wake.wait(lock, [&] { return stopping || head.load(std::memory_order_seq_cst) != at; });
+      sleeping.store(false, std::memory_order_seq_cst);
+      if (stopping) return;
+    }
+    auto& task = queue[at % capacity];
+    try {
+      task->run();
+    } catch (const std::exception& e) {
+      fail(e.what());
+    }
+    task.reset();
+    tail.store(at + 1, std::memory_order_seq_cst);
+    if (full.load(std::memory_order_seq_cst) && head.load(std::memory_order_acquire) - (at + 1) <= capacity / 2) {
+      std::lock_guard lock(mutex);
+      space.notify_all();
+    }
+  }
+}
+
+void Stream::synchronize() {
+  std::mutex m;
+  std::condition_variable done;
+  bool ready = false;
+  enqueue([&] {
+    std::lock_guard lock(m);
+    ready = true;
+    done.notify_one();
+  });
+  std::unique_lock lock(m);
+  done.wait(lock, [&] { return ready; });
+}
+
+void Stream::fail(const std::string& message) {
+  if (failure.empty()) failure = message;
+}
+
+std::string Stream::takeFailure() { return std::exchange(failure, std::string()); }
+
+}  // namespace cpu

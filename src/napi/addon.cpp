@@ -1,0 +1,285 @@
+// The one crossing between JavaScript and C++: JavaScript values become C++ ones, results go back, exceptions turn into
+// JavaScript errors.
+#include <napi.h>
+
+#include <cstring>
+
+#include "core/memory.h"
+#include "cpu/blas.h"
+#include "cpu/pool.h"
+#include "cpu/stream.h"
+#include "napi/completion.h"
+#include "napi/table.h"
+#include "ops/op.h"
+
+namespace {
+
+struct Environment {
+  Table table;
+  Completions completions;
+  explicit Environment(Napi::Env env) : table(env), completions(env) {}
+};
+
+[[noreturn]] void throwInvalid(int i, const char* expected) {
+  throw Error(text("argument ", i + 1, " should be ", expected), "ERR_INVALID");
+}
+
+// Reads the arguments of one call on demand. Raw N-API, because this is the hot path.
+struct JsArguments final : Arguments {
+  napi_env env;
+  Table& table;
+  size_t argc = 16;
+  napi_value argv[16];
+  void* data = nullptr;
+
+  JsArguments(napi_env env, napi_callback_info info, Table& table) : env(env), table(table) {
+    napi_get_cb_info(env, info, &argc, argv, nullptr, &data);
+  }
+  int count() const override { return (int)argc; }
+  bool given(int i) const override {
+    if (i >= (int)argc) return false;
+    napi_valuetype type;
+    napi_typeof(env, argv[i], &type);
+    return type != napi_undefined && type != napi_null;
+  }
+  double number(int i) const override {
+    double n;
+    if (i >= (int)argc || napi_get_value_double(env, argv[i], &n) != napi_ok) throwInvalid(i, "a number");
+    return n;
+  }
+  bool boolean(int i) const override {
+    bool b;
+    if (i >= (int)argc || napi_get_value_bool(env, argv[i], &b) != napi_ok) throwInvalid(i, "a boolean");
+    return b;
+  }
+  std::string string(int i) const override {
+    if (i >= (int)argc || !Napi::Value(env, argv[i]).IsString()) throwInvalid(i, "a string");
+    return Napi::Value(env, argv[i]).As<Napi::String>();
+  }
+  const Tensor& tensor(int i) const override {
+    double n;
+    if (i >= (int)argc || napi_get_value_double(env, argv[i], &n) != napi_ok) throwInvalid(i, "a tensor");
+    return table.at(n);
+  }
+  uint32_t length(int i) const {
+    uint32_t n;
+    if (i >= (int)argc || napi_get_array_length(env, argv[i], &n) != napi_ok) throwInvalid(i, "an array");
+    return n;
+  }
+  double element(int i, uint32_t at) const {
+    napi_value v;
+    double n;
+    napi_get_element(env, argv[i], at, &v);
+    if (napi_get_value_double(env, v, &n) != napi_ok) throwInvalid(i, "an array of numbers");
+    return n;
+  }
+  std::vector<Tensor> tensors(int i) const override {
+    std::vector<Tensor> all(length(i));
+    for (uint32_t k = 0; k < all.size(); k++) all[k] = table.at(element(i, k));
+    return all;
+  }
+  Shape shape(int i) const override {
+    Shape s;
+    for (uint32_t k = 0, n = length(i); k < n; k++) {
+      double d = element(i, k);
+      check(d == (double)(int64_t)d, "argument ", i + 1, " should hold integers, not ", d);
+      s.push((int64_t)d);
+    }
+    return s;
+  }
+};
+
+struct JsResults final : Results {
+  napi_env env;
+  Table& table;
+  napi_value value = nullptr;
+  int expected = 0, filled = 0;
+
+  JsResults(napi_env env, Table& table) : env(env), table(table) { napi_get_undefined(env, &value); }
+  void tensor(Tensor&& t) override {
+    napi_value handle;
+    napi_create_double(env, table.add(std::move(t)), &handle);
+    if (expected) napi_set_element(env, value, filled++, handle);
+    else value = handle;
+  }
+  void tuple(int count) override {
+    expected = count;
+    napi_create_array_with_length(env, count, &value);
+  }
+  void number(double n) override { napi_create_double(env, n, &value); }
+  void boolean(bool b) override { napi_get_boolean(env, b, &value); }
+  void string(const std::string& s) override { napi_create_string_utf8(env, s.data(), s.size(), &value); }
+  void shape(const Shape& s) override {
+    napi_create_array_with_length(env, s.rank, &value);
+    for (int i = 0; i < s.rank; i++) {
+      napi_value d;
+      napi_create_int64(env, s[i], &d);
+      napi_set_element(env, value, i, d);
+    }
+  }
+};
+
+void throwToJs(napi_env env, const std::exception& e) {
+  Napi::HandleScope scope(env);
+  Napi::Error error = Napi::Error::New(env, e.what());
+  if (auto* known = dynamic_cast<const Error*>(&e)) error.Set("code", Napi::String::New(env, known->code));
+  if (auto* memory = dynamic_cast<const OutOfMemory*>(&e)) {
+    error.Set("requested", Napi::Number::New(env, (double)memory->requested));
+    error.Set("free", Napi::Number::New(env, (double)memory->available));
+    error.Set("peak", Napi::Number::New(env, (double)memory->peak));
+  }
+  error.ThrowAsJavaScriptException();
+}
+
+napi_value callOp(napi_env env, napi_callback_info info) {
+  void* instance;
+  napi_get_instance_data(env, &instance);
+  auto& e = *(Environment*)instance;
+  try {
+    JsArguments args(env, info, e.table);
+    auto* op = (const Op*)args.data;
+    e.table.collectIfDue();
+    JsResults results(env, e.table);
+    try {
+      op->call(args, results);
+    } catch (const OutOfMemory&) {
+      e.table.collectAll();  // an op allocates before it queues anything, so it can be called again
+      op->call(args, results);
+    }
+    return results.value;
+  } catch (const std::exception& error) {
+    throwToJs(env, error);
+    return nullptr;
+  }
+}
+
+// Functions of the crossing itself, not ops. Their types stand in lib/native.ts.
+template <class Fn>
+void define(Napi::Env env, Napi::Object exports, const char* name, Fn fn) {
+  exports[name] = Napi::Function::New(env, [fn](const Napi::CallbackInfo& info) -> Napi::Value {
+    try {
+      return fn(info, *info.Env().GetInstanceData<Environment>());
+    } catch (const Napi::Error&) {
+      throw;
+    } catch (const std::exception& e) {
+      throwToJs(info.Env(), e);
+      return info.Env().Undefined();
+    }
+  }, name);
+}
+
+double handleOf(const Napi::CallbackInfo& info, int i) { return info[i].As<Napi::Number>().DoubleValue(); }
+
+napi_value attach(napi_env env, napi_callback_info info) {
+  void* instance;
+  napi_get_instance_data(env, &instance);
+  size_t argc = 2;
+  napi_value argv[2];
+  double handle;
+  napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr);
+  napi_get_value_double(env, argv[0], &handle);
+  ((Environment*)instance)->table.attach(handle, argv[1]);
+  return nullptr;
+}
+
+void* bytesOf(Napi::TypedArray array, const Tensor& t, const char* what) {
+  size_t wanted = (size_t)t.size() * dtypeSize(t.dtype);
+  check(array.ByteLength() == wanted, what, ": the array has ", array.ByteLength(), " bytes, but a tensor of shape ",
+        t.shape, " and dtype ", t.dtype, " has ", wanted);
+  return (char*)array.ArrayBuffer().Data() + array.ByteOffset();
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  auto* instance = new Environment(env);
+  napi_set_instance_data(env, instance, nullptr, nullptr);
+  cpu::blasInit();
+
+  auto signatures = Napi::Array::New(env);
+  for (auto& [name, op] : ops()) {
+    napi_value fn;
+    napi_create_function(env, name.c_str(), name.size(), callOp, (void*)&op, &fn);
+    exports[name] = Napi::Value(env, fn);
+    signatures[signatures.Length()] = op.signature;
+  }
+  exports["signatures"] = signatures;
+
+  napi_value attachFn;
+  napi_create_function(env, "attach", NAPI_AUTO_LENGTH, attach, nullptr, &attachFn);
+  exports["attach"] = Napi::Value(env, attachFn);
+  define(env, exports, "release", [](auto& info, Environment& e) {
+    e.table.release(handleOf(info, 0));
+    return info.Env().Undefined();
+  });
+  define(env, exports, "swap", [](auto& info, Environment& e) {
+    e.table.swap(handleOf(info, 0), handleOf(info, 1));
+    return info.Env().Undefined();
+  });
+  define(env, exports, "sweep", [](auto& info, Environment& e) {
+    return Napi::Number::New(info.Env(), (double)e.table.sweep());
+  });
+  define(env, exports, "setCollector", [](auto& info, Environment& e) {
+    e.table.setCollector(info[0]);
+    return info.Env().Undefined();
+  });
+  define(env, exports, "write", [](auto& info, Environment& e) {
+    const Tensor& t = e.table.at(handleOf(info, 0));
+    check(t.contiguous(), "write: the tensor should be contiguous");
+    backend(t.device()).upload(bytesOf(info[1].template As<Napi::TypedArray>(), t, "write"), t);
+    return info.Env().Undefined();
+  });
+  define(env, exports, "read", [](auto& info, Environment& e) -> Napi::Value {
+    Tensor t = contiguous(e.table.at(handleOf(info, 0)));
+    auto array = info[1].template As<Napi::TypedArray>();
+    bytesOf(array, t, "read");
+    return e.completions.read(info.Env(), t, array);
+  });
+  define(env, exports, "readSync", [](auto& info, Environment& e) {
+    Tensor t = contiguous(e.table.at(handleOf(info, 0)));
+    readNow(t, bytesOf(info[1].template As<Napi::TypedArray>(), t, "readSync"));
+    return info[1];
+  });
+  define(env, exports, "memory", [](auto& info, Environment& e) {
+    auto o = Napi::Object::New(info.Env());
+    auto& s = memoryStatistics();
+    o["inUse"] = (double)s.inUse;
+    o["cached"] = (double)s.cached;
+    o["peak"] = (double)s.peak;
+    o["tensors"] = (double)e.table.live();
+    return o;
+  });
+  define(env, exports, "trim", [](auto& info, Environment&) {
+    backend(Device::cpu).trim();
+    return info.Env().Undefined();
+  });
+  define(env, exports, "resetPeak", [](auto& info, Environment&) {
+    memoryStatistics().peak = memoryStatistics().inUse.load();
+    return info.Env().Undefined();
+  });
+  define(env, exports, "threads", [](auto& info, Environment&) { return Napi::Number::New(info.Env(), cpu::threads()); });
+  define(env, exports, "setThreads", [](auto& info, Environment&) {
+    cpu::setThreads((int)handleOf(info, 0));
+    return info.Env().Undefined();
+  });
+  define(env, exports, "instructionSet", [](auto& info, Environment&) {
+    return Napi::String::New(info.Env(), cpuInstructionSet());
+  });
+  define(env, exports, "blas", [](auto& info, Environment&) { return Napi::String::New(info.Env(), cpu::blasName()); });
+#ifdef WITH_CUDA
+  exports["builtWithCuda"] = true;
+#else
+  exports["builtWithCuda"] = false;
+#endif
+
+  // Added after the completions' own hook, so it runs before it: first the stream ends, then what it would call.
+  env.AddCleanupHook([](Environment* e) {
+    cpu::closeStream();
+    e->table.clear();
+    cpu::closeMemory();
+    delete e;
+  }, instance);
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(polygrad, init)
