@@ -86,7 +86,7 @@ const text = [
   '/** A tensor on the native side: its number in the table of the environment that made it. */',
   'export type Handle = number & { readonly __brand: unique symbol }',
   '',
-  'export interface Native {',
+  'export interface Ops {',
   ...[...signatures].sort().map((line) => `  ${line}`),
   '}',
   '',

@@ -13,24 +13,24 @@
 #include "core/view.h"
 #include "math/elementwise.h"
 
-#define KERNELS(K)                                                                                                     \
-  /* elementwise: y = f(x) */                                                                                          \
-  K(copy, (View x, View y)) /* any dtypes, any strides on both sides */                                                \
-  K(fill, (View y, double value))                                                                                      \
-  K(arange, (View y, double start, double step))                                                                       \
-  K(accumulate, (View x, View y)) /* y += x in place */                                                                \
-  K(unary, (UnaryOp op, View x, View y))                                                                               \
-  K(unaryGrad, (UnaryOp op, View x, View dy, View dx))                                                                 \
-  K(binary, (BinaryOp op, View a, View b, View y))                                                                     \
+#define KERNELS(K)                                                      \
+  /* elementwise: y = f(x) */                                           \
+  K(copy, (View x, View y)) /* any dtypes, any strides on both sides */ \
+  K(fill, (View y, double value))                                       \
+  K(arange, (View y, double start, double step))                        \
+  K(accumulate, (View x, View y)) /* y += x in place */                 \
+  K(unary, (UnaryOp op, View x, View y))                                \
+  K(unaryGrad, (UnaryOp op, View x, View dy, View dx))                  \
+  K(binary, (BinaryOp op, View a, View b, View y))                      \
   K(compare, (CompareOp op, View a, View b, View y))
 
 // Memory and completion, called at once on the caller's thread. Memory is ordered by the stream: a released block may
 // serve the next allocation although queued kernels still use it, because whatever uses it next is queued behind them.
-#define BACKEND(K)                                                                                                 \
-  K(void*, allocate, (size_t bytes)) /* throws OutOfMemory */                                                      \
-  K(void, release, (void* data, size_t bytes))                                                                     \
-  K(void, trim, ()) /* gives cached blocks back to the system */                                                   \
-  K(void, upload, (const void* host, View to)) /* contiguous; the host memory may change after the call */         \
+#define BACKEND(K)                                                                                                  \
+  K(void*, allocate, (size_t bytes)) /* throws OutOfMemory */                                                       \
+  K(void, release, (void* data, size_t bytes))                                                                      \
+  K(void, trim, ())                                     /* gives cached blocks back to the system */                \
+  K(void, upload, (const void* host, View to))          /* contiguous; the host memory may change after the call */ \
   K(void, download, (View from, void* host, Done done)) /* contiguous; done is called when host is filled */
 
 // Called once, on a thread of the stream, with the failure of an earlier kernel, or "".
@@ -41,21 +41,35 @@ struct Done {
 
 #define K(name, params) void name params;
 #pragma GCC visibility push(hidden)  // a missing definition then fails the link, not the first require()
-namespace cpu::avx2 { KERNELS(K) }
-namespace cpu::avx512 { KERNELS(K) }
-namespace cuda { KERNELS(K) }
+namespace cpu::avx2 {
+KERNELS(K)
+}
+namespace cpu::avx512 {
+KERNELS(K)
+}
+namespace cuda {
+KERNELS(K)
+}
 #undef K
 #define K(result, name, params) result name params;
-namespace cpu { BACKEND(K) }
-namespace cuda { BACKEND(K) }
+namespace cpu {
+BACKEND(K)
+}
+namespace cuda {
+BACKEND(K)
+}
 #pragma GCC visibility pop
 #undef K
 
 #define K(name, params) void(*name) params;
-struct Kernels { KERNELS(K) };
+struct Kernels {
+  KERNELS(K)
+};
 #undef K
 #define K(result, name, params) result(*name) params;
-struct Backend { BACKEND(K) };
+struct Backend {
+  BACKEND(K)
+};
 #undef K
 
 // The tables of a device. Calling a kernel's row returns at once: the work is queued on the stream of the calling

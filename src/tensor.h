@@ -66,8 +66,8 @@ struct Buffer {
 struct Tensor {
   std::shared_ptr<Buffer> buffer;
   Dtype dtype = Dtype::float32;
-  Shape shape, stride;   // in elements
-  int64_t offset = 0;    // in elements
+  Shape shape, stride;  // in elements
+  int64_t offset = 0;   // in elements
 
   Device device() const { return buffer->device; }
   int64_t size() const { return shape.count(); }

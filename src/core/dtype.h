@@ -55,10 +55,17 @@ struct f16 {
 
 constexpr int dtypeSize(Dtype t) {
   switch (t) {
-    case Dtype::float64: case Dtype::int64: return 8;
-    case Dtype::float32: case Dtype::int32: return 4;
-    case Dtype::bfloat16: case Dtype::float16: return 2;
-    default: return 1;
+    case Dtype::float64:
+    case Dtype::int64:
+      return 8;
+    case Dtype::float32:
+    case Dtype::int32:
+      return 4;
+    case Dtype::bfloat16:
+    case Dtype::float16:
+      return 2;
+    default:
+      return 1;
   }
 }
 constexpr const char* dtypeName(Dtype t) {
@@ -67,42 +74,91 @@ constexpr const char* dtypeName(Dtype t) {
 }
 constexpr bool isFloat(Dtype t) { return (int)t <= (int)Dtype::float16; }
 
-template <class T> struct DtypeOf;
-template <> struct DtypeOf<float> { static constexpr Dtype value = Dtype::float32; };
-template <> struct DtypeOf<double> { static constexpr Dtype value = Dtype::float64; };
-template <> struct DtypeOf<bf16> { static constexpr Dtype value = Dtype::bfloat16; };
-template <> struct DtypeOf<f16> { static constexpr Dtype value = Dtype::float16; };
-template <> struct DtypeOf<int32_t> { static constexpr Dtype value = Dtype::int32; };
-template <> struct DtypeOf<int64_t> { static constexpr Dtype value = Dtype::int64; };
-template <> struct DtypeOf<uint8_t> { static constexpr Dtype value = Dtype::uint8; };
-template <> struct DtypeOf<bool> { static constexpr Dtype value = Dtype::boolean; };
+template <class T>
+struct DtypeOf;
+template <>
+struct DtypeOf<float> {
+  static constexpr Dtype value = Dtype::float32;
+};
+template <>
+struct DtypeOf<double> {
+  static constexpr Dtype value = Dtype::float64;
+};
+template <>
+struct DtypeOf<bf16> {
+  static constexpr Dtype value = Dtype::bfloat16;
+};
+template <>
+struct DtypeOf<f16> {
+  static constexpr Dtype value = Dtype::float16;
+};
+template <>
+struct DtypeOf<int32_t> {
+  static constexpr Dtype value = Dtype::int32;
+};
+template <>
+struct DtypeOf<int64_t> {
+  static constexpr Dtype value = Dtype::int64;
+};
+template <>
+struct DtypeOf<uint8_t> {
+  static constexpr Dtype value = Dtype::uint8;
+};
+template <>
+struct DtypeOf<bool> {
+  static constexpr Dtype value = Dtype::boolean;
+};
 
 // The type that arithmetic on T is done in.
-template <class T> struct ComputeOf { using type = T; };
-template <> struct ComputeOf<bf16> { using type = float; };
-template <> struct ComputeOf<f16> { using type = float; };
-template <class T> using Compute = typename ComputeOf<T>::type;
+template <class T>
+struct ComputeOf {
+  using type = T;
+};
+template <>
+struct ComputeOf<bf16> {
+  using type = float;
+};
+template <>
+struct ComputeOf<f16> {
+  using type = float;
+};
+template <class T>
+using Compute = typename ComputeOf<T>::type;
 
-template <class T> struct Tag { using type = T; };
+template <class T>
+struct Tag {
+  using type = T;
+};
 
-// Calls fn(Tag<T>{}) with the C++ type of a dtype: withFloat(t, [&](auto tag) { using T = typename decltype(tag)::type; ... })
+// Calls fn(Tag<T>{}) with the C++ type of a dtype: withFloat(t, [&](auto tag) { using T = typename decltype(tag)::type;
+// ... })
 template <class Fn>
 inline __attribute__((always_inline)) void withFloat(Dtype t, Fn&& fn) {
   switch (t) {
-    case Dtype::float32: return fn(Tag<float>{});
-    case Dtype::float64: return fn(Tag<double>{});
-    case Dtype::bfloat16: return fn(Tag<bf16>{});
-    case Dtype::float16: return fn(Tag<f16>{});
-    default: return;
+    case Dtype::float32:
+      return fn(Tag<float>{});
+    case Dtype::float64:
+      return fn(Tag<double>{});
+    case Dtype::bfloat16:
+      return fn(Tag<bf16>{});
+    case Dtype::float16:
+      return fn(Tag<f16>{});
+    default:
+      return;
   }
 }
 template <class Fn>
 inline __attribute__((always_inline)) void withDtype(Dtype t, Fn&& fn) {
   switch (t) {
-    case Dtype::int32: return fn(Tag<int32_t>{});
-    case Dtype::int64: return fn(Tag<int64_t>{});
-    case Dtype::uint8: return fn(Tag<uint8_t>{});
-    case Dtype::boolean: return fn(Tag<bool>{});
-    default: return withFloat(t, fn);
+    case Dtype::int32:
+      return fn(Tag<int32_t>{});
+    case Dtype::int64:
+      return fn(Tag<int64_t>{});
+    case Dtype::uint8:
+      return fn(Tag<uint8_t>{});
+    case Dtype::boolean:
+      return fn(Tag<bool>{});
+    default:
+      return withFloat(t, fn);
   }
 }

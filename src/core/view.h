@@ -17,7 +17,10 @@ struct View {
   int64_t shape[maxRank] = {};
   int64_t stride[maxRank] = {};  // in elements; 0 where broadcast
 
-  template <class T> HD T* as() const { return (T*)data; }
+  template <class T>
+  HD T* as() const {
+    return (T*)data;
+  }
   HD int64_t size() const {
     int64_t n = 1;
     for (int i = 0; i < rank; i++) n *= shape[i];

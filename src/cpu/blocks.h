@@ -1,6 +1,6 @@
 #pragma once
-// Elements of any dtype and stride, brought into a short contiguous run in the type that arithmetic is done in, and back.
-// Operations are then compiled once per compute type (float, double, int64) and not once per dtype and stride.
+// Elements of any dtype and stride, brought into a short contiguous run in the type that arithmetic is done in, and
+// back. Operations are then compiled once per compute type (float, double, int64) and not once per dtype and stride.
 #include "core/view.h"
 
 namespace cpu::ISA {
@@ -8,29 +8,52 @@ namespace cpu::ISA {
 constexpr int64_t blockLength = 512;
 
 // The compute type of a dtype: float for 16- and 32-bit floats, double for float64, int64 for integers and bool.
-template <class T> struct BlockOf { using type = int64_t; };
-template <> struct BlockOf<float> { using type = float; };
-template <> struct BlockOf<bf16> { using type = float; };
-template <> struct BlockOf<f16> { using type = float; };
-template <> struct BlockOf<double> { using type = double; };
+template <class T>
+struct BlockOf {
+  using type = int64_t;
+};
+template <>
+struct BlockOf<float> {
+  using type = float;
+};
+template <>
+struct BlockOf<bf16> {
+  using type = float;
+};
+template <>
+struct BlockOf<f16> {
+  using type = float;
+};
+template <>
+struct BlockOf<double> {
+  using type = double;
+};
 
 template <class Fn>
 HD void withBlockType(Dtype t, Fn&& fn) {
-  if (t == Dtype::float64) fn(Tag<double>{});
-  else if (isFloat(t)) fn(Tag<float>{});
-  else fn(Tag<int64_t>{});
+  if (t == Dtype::float64)
+    fn(Tag<double>{});
+  else if (isFloat(t))
+    fn(Tag<float>{});
+  else
+    fn(Tag<int64_t>{});
 }
 
 template <class C, class T>
 HD C loaded(T x) {
-  if constexpr (std::is_same_v<T, bf16> || std::is_same_v<T, f16>) return (C)(float)x;
-  else return (C)x;
+  if constexpr (std::is_same_v<T, bf16> || std::is_same_v<T, f16>)
+    return (C)(float)x;
+  else
+    return (C)x;
 }
 template <class T, class C>
 HD T stored(C x) {
-  if constexpr (std::is_same_v<T, bool>) return x != C(0);
-  else if constexpr (std::is_same_v<T, bf16> || std::is_same_v<T, f16>) return T((float)x);
-  else return (T)x;
+  if constexpr (std::is_same_v<T, bool>)
+    return x != C(0);
+  else if constexpr (std::is_same_v<T, bf16> || std::is_same_v<T, f16>)
+    return T((float)x);
+  else
+    return (T)x;
 }
 
 // n <= blockLength elements of x from `at` on, `step` apart. Returns x's own memory where no change is needed.

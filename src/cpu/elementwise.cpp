@@ -85,17 +85,24 @@ void unary(UnaryOp op, View x, View y) {
   };
   if (isFloat(x.dtype)) {
     with(op, [&](auto F) {
-      if (x.dtype == Dtype::float64) apply(F, Tag<double>{});
-      else apply(F, Tag<float>{});
+      if (x.dtype == Dtype::float64)
+        apply(F, Tag<double>{});
+      else
+        apply(F, Tag<float>{});
     });
     return;
   }
   switch (op) {
-    case UnaryOp::neg: return apply(Neg{}, Tag<int64_t>{});
-    case UnaryOp::abs: return apply(Abs{}, Tag<int64_t>{});
-    case UnaryOp::sign: return apply(Sign{}, Tag<int64_t>{});
-    case UnaryOp::relu: return apply(Relu{}, Tag<int64_t>{});
-    default: return;
+    case UnaryOp::neg:
+      return apply(Neg{}, Tag<int64_t>{});
+    case UnaryOp::abs:
+      return apply(Abs{}, Tag<int64_t>{});
+    case UnaryOp::sign:
+      return apply(Sign{}, Tag<int64_t>{});
+    case UnaryOp::relu:
+      return apply(Relu{}, Tag<int64_t>{});
+    default:
+      return;
   }
 }
 
@@ -107,8 +114,10 @@ void unaryGrad(UnaryOp op, View x, View dy, View dx) {
     });
   };
   with(op, [&](auto F) {
-    if (x.dtype == Dtype::float64) apply(F, Tag<double>{});
-    else apply(F, Tag<float>{});
+    if (x.dtype == Dtype::float64)
+      apply(F, Tag<double>{});
+    else
+      apply(F, Tag<float>{});
   });
 }
 

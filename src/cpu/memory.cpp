@@ -34,12 +34,14 @@ void* systemAllocate(size_t size) {
 }
 
 void systemFree(void* data, size_t size) {
-  if (size < large) std::free(data);
-  else munmap(data, size);
+  if (size < large)
+    std::free(data);
+  else
+    munmap(data, size);
 }
 
-// Free blocks of one stream, by size. Only the stream's owner (one JavaScript thread) touches it. A pointer, because the
-// destructor of a thread_local would run at process exit while queued kernels still use the blocks.
+// Free blocks of one stream, by size. Only the stream's owner (one JavaScript thread) touches it. A pointer, because
+// the destructor of a thread_local would run at process exit while queued kernels still use the blocks.
 using Cache = std::map<size_t, std::vector<void*>>;
 thread_local Cache* mine = nullptr;
 Cache& cache() {

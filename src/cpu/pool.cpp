@@ -43,7 +43,8 @@ struct Pool {
     uint64_t seen = 0;
     for (;;) {
       // A short spin covers the gap between two kernels of one step; then sleep.
-      for (int spin = 0; spin < 4000 && generation.load(std::memory_order_acquire) == seen; spin++) __builtin_ia32_pause();
+      for (int spin = 0; spin < 4000 && generation.load(std::memory_order_acquire) == seen; spin++)
+        __builtin_ia32_pause();
       if (generation.load(std::memory_order_acquire) == seen) {
         std::unique_lock lock(mutex);
         wake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen; });
@@ -72,8 +73,10 @@ struct Pool {
     work(job);
     open.store(false, std::memory_order_seq_cst);
     for (int spin = 0; active.load(std::memory_order_seq_cst); spin++) {
-      if (spin < 20000) __builtin_ia32_pause();
-      else std::this_thread::yield();
+      if (spin < 20000)
+        __builtin_ia32_pause();
+      else
+        std::this_thread::yield();
     }
   }
 };

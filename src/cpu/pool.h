@@ -6,15 +6,16 @@
 
 namespace cpu {
 
-// Runs body(context, chunk) for every chunk in [0, chunks), on the pool's threads and the caller's. Returns when all are
-// done. If another stream holds the pool, or the caller is itself inside run(), the caller does all chunks.
+// Runs body(context, chunk) for every chunk in [0, chunks), on the pool's threads and the caller's. Returns when all
+// are done. If another stream holds the pool, or the caller is itself inside run(), the caller does all chunks.
 void run(int64_t chunks, void (*body)(void* context, int64_t chunk), void* context);
 
 int threads();
 void setThreads(int count);  // at least 1; takes effect at the next run()
 int thisThread();            // 0 .. threads() - 1 inside a chunk: for scratch memory
 
-// Scratch memory of this thread, at least `bytes`, 64-byte aligned, valid until the thread's next call with the same slot.
+// Scratch memory of this thread, at least `bytes`, 64-byte aligned, valid until the thread's next call with the same
+// slot.
 void* scratch(int slot, size_t bytes);
 
 // fn(chunk) for every chunk.

@@ -1,5 +1,6 @@
 #pragma once
-// Walks several views of one shape together, in long runs along the last axis; adjacent axes are merged where they can be.
+// Walks several views of one shape together, in long runs along the last axis; adjacent axes are merged where they can
+// be.
 #include <cstdint>
 
 #include "core/view.h"

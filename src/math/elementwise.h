@@ -5,68 +5,159 @@
 
 // df(x, y): the derivative at x, given y = f(x) so that cheap forms can use it.
 struct Neg {
-  template <class T> static HD T f(T x) { return -x; }
-  template <class T> static HD T df(T, T) { return T(-1); }
+  template <class T>
+  static HD T f(T x) {
+    return -x;
+  }
+  template <class T>
+  static HD T df(T, T) {
+    return T(-1);
+  }
 };
 struct Exp {
-  template <class T> static HD T f(T x) { return math::exp(x); }
-  template <class T> static HD T df(T, T y) { return y; }
+  template <class T>
+  static HD T f(T x) {
+    return math::exp(x);
+  }
+  template <class T>
+  static HD T df(T, T y) {
+    return y;
+  }
 };
 struct Log {
-  template <class T> static HD T f(T x) { return math::log(x); }
-  template <class T> static HD T df(T x, T) { return T(1) / x; }
+  template <class T>
+  static HD T f(T x) {
+    return math::log(x);
+  }
+  template <class T>
+  static HD T df(T x, T) {
+    return T(1) / x;
+  }
 };
 struct Sqrt {
-  template <class T> static HD T f(T x) { return math::sqrt(x); }
-  template <class T> static HD T df(T, T y) { return T(0.5) / y; }
+  template <class T>
+  static HD T f(T x) {
+    return math::sqrt(x);
+  }
+  template <class T>
+  static HD T df(T, T y) {
+    return T(0.5) / y;
+  }
 };
 struct Abs {
-  template <class T> static HD T f(T x) { return x < 0 ? -x : x == 0 ? T(0) : x; }
-  template <class T> static HD T df(T x, T) { return x > 0 ? T(1) : x < 0 ? T(-1) : x; }
+  template <class T>
+  static HD T f(T x) {
+    return x < 0 ? -x : x == 0 ? T(0) : x;
+  }
+  template <class T>
+  static HD T df(T x, T) {
+    return x > 0 ? T(1) : x < 0 ? T(-1) : x;
+  }
 };
 struct Sign {
-  template <class T> static HD T f(T x) { return x > 0 ? T(1) : x < 0 ? T(-1) : x; }
-  template <class T> static HD T df(T, T) { return T(0); }
+  template <class T>
+  static HD T f(T x) {
+    return x > 0 ? T(1) : x < 0 ? T(-1) : x;
+  }
+  template <class T>
+  static HD T df(T, T) {
+    return T(0);
+  }
 };
 struct Sin {
-  template <class T> static HD T f(T x) { return math::sin(x); }
-  template <class T> static HD T df(T x, T) { return math::cos(x); }
+  template <class T>
+  static HD T f(T x) {
+    return math::sin(x);
+  }
+  template <class T>
+  static HD T df(T x, T) {
+    return math::cos(x);
+  }
 };
 struct Cos {
-  template <class T> static HD T f(T x) { return math::cos(x); }
-  template <class T> static HD T df(T x, T) { return -math::sin(x); }
+  template <class T>
+  static HD T f(T x) {
+    return math::cos(x);
+  }
+  template <class T>
+  static HD T df(T x, T) {
+    return -math::sin(x);
+  }
 };
 struct Tanh {
-  template <class T> static HD T f(T x) { return math::tanh(x); }
-  template <class T> static HD T df(T, T y) { return T(1) - y * y; }
+  template <class T>
+  static HD T f(T x) {
+    return math::tanh(x);
+  }
+  template <class T>
+  static HD T df(T, T y) {
+    return T(1) - y * y;
+  }
 };
 struct Sigmoid {
-  template <class T> static HD T f(T x) { return T(1) / (T(1) + math::exp(-x)); }
-  template <class T> static HD T df(T, T y) { return y * (T(1) - y); }
+  template <class T>
+  static HD T f(T x) {
+    return T(1) / (T(1) + math::exp(-x));
+  }
+  template <class T>
+  static HD T df(T, T y) {
+    return y * (T(1) - y);
+  }
 };
 struct Relu {  // a NaN passes through
-  template <class T> static HD T f(T x) { return x < 0 ? T(0) : x; }
-  template <class T> static HD T df(T x, T) { return x > 0 ? T(1) : x <= 0 ? T(0) : x; }
+  template <class T>
+  static HD T f(T x) {
+    return x < 0 ? T(0) : x;
+  }
+  template <class T>
+  static HD T df(T x, T) {
+    return x > 0 ? T(1) : x <= 0 ? T(0) : x;
+  }
 };
 struct Relu2 {
-  template <class T> static HD T f(T x) { T p = Relu::f(x); return p * p; }
-  template <class T> static HD T df(T x, T) { return T(2) * Relu::f(x); }
+  template <class T>
+  static HD T f(T x) {
+    T p = Relu::f(x);
+    return p * p;
+  }
+  template <class T>
+  static HD T df(T x, T) {
+    return T(2) * Relu::f(x);
+  }
 };
 struct Silu {
-  template <class T> static HD T f(T x) { return x * Sigmoid::f(x); }
-  template <class T> static HD T df(T x, T) { T s = Sigmoid::f(x); return s * (T(1) + x * (T(1) - s)); }
+  template <class T>
+  static HD T f(T x) {
+    return x * Sigmoid::f(x);
+  }
+  template <class T>
+  static HD T df(T x, T) {
+    T s = Sigmoid::f(x);
+    return s * (T(1) + x * (T(1) - s));
+  }
 };
 struct Gelu {  // x times the normal distribution function
-  template <class T> static HD T f(T x) { return T(0.5) * x * (T(1) + math::erf(x * T(0.70710678118654752440))); }
-  template <class T> static HD T df(T x, T) {
+  template <class T>
+  static HD T f(T x) {
+    return T(0.5) * x * (T(1) + math::erf(x * T(0.70710678118654752440)));
+  }
+  template <class T>
+  static HD T df(T x, T) {
     T cdf = T(0.5) * (T(1) + math::erf(x * T(0.70710678118654752440)));
     return cdf + x * T(0.39894228040143267794) * math::exp(T(-0.5) * x * x);
   }
 };
 struct GeluTanh {  // its tanh approximation
-  template <class T> static HD T inner(T x) { return T(0.79788456080286535588) * (x + T(0.044715) * x * x * x); }
-  template <class T> static HD T f(T x) { return T(0.5) * x * (T(1) + math::tanh(inner(x))); }
-  template <class T> static HD T df(T x, T) {
+  template <class T>
+  static HD T inner(T x) {
+    return T(0.79788456080286535588) * (x + T(0.044715) * x * x * x);
+  }
+  template <class T>
+  static HD T f(T x) {
+    return T(0.5) * x * (T(1) + math::tanh(inner(x)));
+  }
+  template <class T>
+  static HD T df(T x, T) {
     T t = math::tanh(inner(x));
     T slope = T(0.79788456080286535588) * (T(1) + T(3 * 0.044715) * x * x);
     return T(0.5) * (T(1) + t) + T(0.5) * x * (T(1) - t * t) * slope;
@@ -74,32 +165,95 @@ struct GeluTanh {  // its tanh approximation
 };
 
 // name in JavaScript, struct above
-#define UNARY(U)                                                                                                \
-  U(neg, Neg) U(exp, Exp) U(log, Log) U(sqrt, Sqrt) U(abs, Abs) U(sign, Sign) U(sin, Sin) U(cos, Cos)           \
-  U(tanh, Tanh) U(sigmoid, Sigmoid) U(relu, Relu) U(relu2, Relu2) U(silu, Silu) U(gelu, Gelu) U(geluTanh, GeluTanh)
+#define UNARY(U)                                                                                        \
+  U(neg, Neg)                                                                                           \
+  U(exp, Exp) U(log, Log) U(sqrt, Sqrt) U(abs, Abs) U(sign, Sign) U(sin, Sin) U(cos, Cos) U(tanh, Tanh) \
+      U(sigmoid, Sigmoid) U(relu, Relu) U(relu2, Relu2) U(silu, Silu) U(gelu, Gelu) U(geluTanh, GeluTanh)
 
-struct Add { template <class T> static HD T f(T a, T b) { return a + b; } };
-struct Sub { template <class T> static HD T f(T a, T b) { return a - b; } };
-struct Mul { template <class T> static HD T f(T a, T b) { return a * b; } };
-struct Div { template <class T> static HD T f(T a, T b) { return a / b; } };
-struct Pow {
-  template <class T> static HD T f(T a, T b) {
-    if constexpr (T(0.5) == T(0)) return (T)math::pow((double)a, (double)b);  // integers
-    else return math::pow(a, b);
+struct Add {
+  template <class T>
+  static HD T f(T a, T b) {
+    return a + b;
   }
 };
-struct Maximum { template <class T> static HD T f(T a, T b) { return a != a || a > b ? a : b; } };
-struct Minimum { template <class T> static HD T f(T a, T b) { return a != a || a < b ? a : b; } };
+struct Sub {
+  template <class T>
+  static HD T f(T a, T b) {
+    return a - b;
+  }
+};
+struct Mul {
+  template <class T>
+  static HD T f(T a, T b) {
+    return a * b;
+  }
+};
+struct Div {
+  template <class T>
+  static HD T f(T a, T b) {
+    return a / b;
+  }
+};
+struct Pow {
+  template <class T>
+  static HD T f(T a, T b) {
+    if constexpr (T(0.5) == T(0))
+      return (T)math::pow((double)a, (double)b);  // integers
+    else
+      return math::pow(a, b);
+  }
+};
+struct Maximum {
+  template <class T>
+  static HD T f(T a, T b) {
+    return a != a || a > b ? a : b;
+  }
+};
+struct Minimum {
+  template <class T>
+  static HD T f(T a, T b) {
+    return a != a || a < b ? a : b;
+  }
+};
 
-#define BINARY(B) \
-  B(add, Add) B(sub, Sub) B(mul, Mul) B(div, Div) B(pow, Pow) B(maximum, Maximum) B(minimum, Minimum)
+#define BINARY(B) B(add, Add) B(sub, Sub) B(mul, Mul) B(div, Div) B(pow, Pow) B(maximum, Maximum) B(minimum, Minimum)
 
-struct Eq { template <class T> static HD bool f(T a, T b) { return a == b; } };
-struct Ne { template <class T> static HD bool f(T a, T b) { return a != b; } };
-struct Lt { template <class T> static HD bool f(T a, T b) { return a < b; } };
-struct Le { template <class T> static HD bool f(T a, T b) { return a <= b; } };
-struct Gt { template <class T> static HD bool f(T a, T b) { return a > b; } };
-struct Ge { template <class T> static HD bool f(T a, T b) { return a >= b; } };
+struct Eq {
+  template <class T>
+  static HD bool f(T a, T b) {
+    return a == b;
+  }
+};
+struct Ne {
+  template <class T>
+  static HD bool f(T a, T b) {
+    return a != b;
+  }
+};
+struct Lt {
+  template <class T>
+  static HD bool f(T a, T b) {
+    return a < b;
+  }
+};
+struct Le {
+  template <class T>
+  static HD bool f(T a, T b) {
+    return a <= b;
+  }
+};
+struct Gt {
+  template <class T>
+  static HD bool f(T a, T b) {
+    return a > b;
+  }
+};
+struct Ge {
+  template <class T>
+  static HD bool f(T a, T b) {
+    return a >= b;
+  }
+};
 
 #define COMPARE(C) C(eq, Eq) C(ne, Ne) C(lt, Lt) C(le, Le) C(gt, Gt) C(ge, Ge)
 
@@ -112,15 +266,18 @@ enum class CompareOp { COMPARE(ROW) };
 #define ROW(name, F) \
   case Op::name:     \
     return fn(F{});
-template <class Fn> HD void with(UnaryOp op, Fn&& fn) {
+template <class Fn>
+HD void with(UnaryOp op, Fn&& fn) {
   using Op = UnaryOp;
   switch (op) { UNARY(ROW) }
 }
-template <class Fn> HD void with(BinaryOp op, Fn&& fn) {
+template <class Fn>
+HD void with(BinaryOp op, Fn&& fn) {
   using Op = BinaryOp;
   switch (op) { BINARY(ROW) }
 }
-template <class Fn> HD void with(CompareOp op, Fn&& fn) {
+template <class Fn>
+HD void with(CompareOp op, Fn&& fn) {
   using Op = CompareOp;
   switch (op) { COMPARE(ROW) }
 }

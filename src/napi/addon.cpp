@@ -99,8 +99,10 @@ struct JsResults final : Results {
   void tensor(Tensor&& t) override {
     napi_value handle;
     napi_create_double(env, table.add(std::move(t)), &handle);
-    if (expected) napi_set_element(env, value, filled++, handle);
-    else value = handle;
+    if (expected)
+      napi_set_element(env, value, filled++, handle);
+    else
+      value = handle;
   }
   void tuple(int count) override {
     expected = count;
@@ -156,16 +158,19 @@ napi_value callOp(napi_env env, napi_callback_info info) {
 // Functions of the crossing itself, not ops. Their types stand in lib/native.ts.
 template <class Fn>
 void define(Napi::Env env, Napi::Object exports, const char* name, Fn fn) {
-  exports[name] = Napi::Function::New(env, [fn](const Napi::CallbackInfo& info) -> Napi::Value {
-    try {
-      return fn(info, *info.Env().GetInstanceData<Environment>());
-    } catch (const Napi::Error&) {
-      throw;
-    } catch (const std::exception& e) {
-      throwToJs(info.Env(), e);
-      return info.Env().Undefined();
-    }
-  }, name);
+  exports[name] = Napi::Function::New(
+      env,
+      [fn](const Napi::CallbackInfo& info) -> Napi::Value {
+        try {
+          return fn(info, *info.Env().GetInstanceData<Environment>());
+        } catch (const Napi::Error&) {
+          throw;
+        } catch (const std::exception& e) {
+          throwToJs(info.Env(), e);
+          return info.Env().Undefined();
+        }
+      },
+      name);
 }
 
 double handleOf(const Napi::CallbackInfo& info, int i) { return info[i].As<Napi::Number>().DoubleValue(); }
@@ -214,9 +219,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     e.table.swap(handleOf(info, 0), handleOf(info, 1));
     return info.Env().Undefined();
   });
-  define(env, exports, "sweep", [](auto& info, Environment& e) {
-    return Napi::Number::New(info.Env(), (double)e.table.sweep());
-  });
+  define(env, exports, "sweep",
+         [](auto& info, Environment& e) { return Napi::Number::New(info.Env(), (double)e.table.sweep()); });
   define(env, exports, "setCollector", [](auto& info, Environment& e) {
     e.table.setCollector(info[0]);
     return info.Env().Undefined();
@@ -255,14 +259,14 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     memoryStatistics().peak = memoryStatistics().inUse.load();
     return info.Env().Undefined();
   });
-  define(env, exports, "threads", [](auto& info, Environment&) { return Napi::Number::New(info.Env(), cpu::threads()); });
+  define(env, exports, "threads",
+         [](auto& info, Environment&) { return Napi::Number::New(info.Env(), cpu::threads()); });
   define(env, exports, "setThreads", [](auto& info, Environment&) {
     cpu::setThreads((int)handleOf(info, 0));
     return info.Env().Undefined();
   });
-  define(env, exports, "instructionSet", [](auto& info, Environment&) {
-    return Napi::String::New(info.Env(), cpuInstructionSet());
-  });
+  define(env, exports, "instructionSet",
+         [](auto& info, Environment&) { return Napi::String::New(info.Env(), cpuInstructionSet()); });
   define(env, exports, "blas", [](auto& info, Environment&) { return Napi::String::New(info.Env(), cpu::blasName()); });
 #ifdef WITH_CUDA
   exports["builtWithCuda"] = true;
@@ -271,12 +275,14 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
 #endif
 
   // Added after the completions' own hook, so it runs before it: first the stream ends, then what it would call.
-  env.AddCleanupHook([](Environment* e) {
-    cpu::closeStream();
-    e->table.clear();
-    cpu::closeMemory();
-    delete e;
-  }, instance);
+  env.AddCleanupHook(
+      [](Environment* e) {
+        cpu::closeStream();
+        e->table.clear();
+        cpu::closeMemory();
+        delete e;
+      },
+      instance);
   return exports;
 }
 

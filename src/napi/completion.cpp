@@ -58,13 +58,16 @@ void readNow(View from, void* to) {
     bool done = false;
     std::string failure;
   } wait;
-  backend(Device::cpu).download(from, to, {[](void* context, const char* failure) {
-    auto& w = *(Wait*)context;
-    std::lock_guard lock(w.mutex);
-    w.failure = failure;
-    w.done = true;
-    w.ready.notify_one();
-  }, &wait});
+  backend(Device::cpu)
+      .download(from, to,
+                {[](void* context, const char* failure) {
+                   auto& w = *(Wait*)context;
+                   std::lock_guard lock(w.mutex);
+                   w.failure = failure;
+                   w.done = true;
+                   w.ready.notify_one();
+                 },
+                 &wait});
   std::unique_lock lock(wait.mutex);
   wait.ready.wait(lock, [&] { return wait.done; });
   if (!wait.failure.empty()) throw Error(wait.failure, "ERR_DEVICE_DATA");

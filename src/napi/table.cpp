@@ -112,12 +112,10 @@ void Table::collectIfDue() {
       sweep();
     }
     bytesDue = std::max<size_t>(512u << 20, memoryStatistics().inUse * 3 / 2);
-  } else if (attached >= std::max<size_t>(2048, used)) {
+  } else if (attached >= sweepDue) {
+    collect(false);
     sweep();
-    if (used > 16384) {
-      collect(false);
-      sweep();
-    }
+    sweepDue = std::max<size_t>(4096, used / 2);
   }
 }
 

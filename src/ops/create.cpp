@@ -37,3 +37,6 @@ OP(Shape, shapeOf, (const Tensor& x)) { return x.shape; }
 OP(Shape, stridesOf, (const Tensor& x)) { return x.stride; }
 OP(int64_t, dtypeOf, (const Tensor& x)) { return (int64_t)x.dtype; }
 OP(int64_t, deviceOf, (const Tensor& x)) { return (int64_t)x.device(); }
+
+// Another handle to the same memory.
+OP(Tensor, alias, (const Tensor& x)) { return x; }

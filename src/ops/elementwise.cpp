@@ -3,7 +3,8 @@
 #include "ops/promote.h"
 
 static Tensor apply(UnaryOp which, const Tensor& x, const char* name) {
-  check(isFloat(x.dtype) || which == UnaryOp::neg || which == UnaryOp::abs || which == UnaryOp::sign || which == UnaryOp::relu,
+  check(isFloat(x.dtype) || which == UnaryOp::neg || which == UnaryOp::abs || which == UnaryOp::sign ||
+            which == UnaryOp::relu,
         name, ": x is ", x.dtype, ", but should be a floating-point tensor");
   Tensor y = emptyLike(x);
   kernels(x.device()).unary(which, x, y);
@@ -17,8 +18,8 @@ static Tensor applyGrad(UnaryOp which, const Tensor& x, const Tensor& dy, const 
   return dx;
 }
 
-#define ROW(name, F)                                                                                   \
-  OP(Tensor, name, (const Tensor& x)) { return apply(UnaryOp::name, x, #name); }                       \
+#define ROW(name, F)                                                             \
+  OP(Tensor, name, (const Tensor& x)) { return apply(UnaryOp::name, x, #name); } \
   OP(Tensor, name##Grad, (const Tensor& x, const Tensor& dy)) { return applyGrad(UnaryOp::name, x, dy, #name); }
 UNARY(ROW)
 #undef ROW

@@ -42,39 +42,48 @@ inline std::map<std::string, Op>& ops() {
 }
 
 // How each C++ type looks from JavaScript: its TypeScript name, and how to take it.
-template <class T> struct Type;
-template <> struct Type<Tensor> {
+template <class T>
+struct Type;
+template <>
+struct Type<Tensor> {
   static std::string name() { return "Handle"; }
   static const Tensor& take(const Arguments& a, int i) { return a.tensor(i); }
 };
-template <class T> struct Type<std::optional<T>> {
+template <class T>
+struct Type<std::optional<T>> {
   static std::string name() { return Type<T>::name() + " | null"; }
   static std::optional<T> take(const Arguments& a, int i) {
     if (!a.given(i)) return std::nullopt;
     return Type<T>::take(a, i);
   }
 };
-template <> struct Type<std::vector<Tensor>> {
+template <>
+struct Type<std::vector<Tensor>> {
   static std::string name() { return "readonly Handle[]"; }
   static std::vector<Tensor> take(const Arguments& a, int i) { return a.tensors(i); }
 };
-template <> struct Type<Shape> {
+template <>
+struct Type<Shape> {
   static std::string name() { return "readonly number[]"; }
   static Shape take(const Arguments& a, int i) { return a.shape(i); }
 };
-template <> struct Type<bool> {
+template <>
+struct Type<bool> {
   static std::string name() { return "boolean"; }
   static bool take(const Arguments& a, int i) { return a.boolean(i); }
 };
-template <> struct Type<double> {
+template <>
+struct Type<double> {
   static std::string name() { return "number"; }
   static double take(const Arguments& a, int i) { return a.number(i); }
 };
-template <> struct Type<int64_t> {
+template <>
+struct Type<int64_t> {
   static std::string name() { return "number"; }
   static int64_t take(const Arguments& a, int i) { return (int64_t)a.number(i); }
 };
-template <> struct Type<Dtype> {
+template <>
+struct Type<Dtype> {
   static std::string name() { return "number"; }
   static Dtype take(const Arguments& a, int i) {
     double n = a.number(i);
@@ -82,18 +91,22 @@ template <> struct Type<Dtype> {
     return (Dtype)(int)n;
   }
 };
-template <> struct Type<Device> {
+template <>
+struct Type<Device> {
   static std::string name() { return "number"; }
   static Device take(const Arguments& a, int i) { return (Device)(int)a.number(i); }
 };
-template <> struct Type<std::string> {
+template <>
+struct Type<std::string> {
   static std::string name() { return "string"; }
   static std::string take(const Arguments& a, int i) { return a.string(i); }
 };
-template <> struct Type<void> {
+template <>
+struct Type<void> {
   static std::string name() { return "void"; }
 };
-template <class... T> struct Type<std::tuple<T...>> {
+template <class... T>
+struct Type<std::tuple<T...>> {
   static std::string name() {
     std::string out;
     ((out += (out.empty() ? "[" : ", ") + Type<T>::name()), ...);
@@ -113,15 +126,20 @@ void give(Results& out, std::tuple<T...>&& all) {
   std::apply([&](auto&&... one) { (out.tensor(std::move(one)), ...); }, std::move(all));
 }
 
-template <auto fn> struct Signature;
-template <class R, class... A, R (*fn)(A...)> struct Signature<fn> {
+template <auto fn>
+struct Signature;
+template <class R, class... A, R (*fn)(A...)>
+struct Signature<fn> {
   static inline const char* name;
   static void call(const Arguments& args, Results& results) {
     check(args.count() <= (int)sizeof...(A), name, ": expects ", sizeof...(A), " arguments, got ", args.count());
     [&]<size_t... i>(std::index_sequence<i...>) {
-      if constexpr (std::is_void_v<R>) fn(Type<std::remove_cvref_t<A>>::take(args, (int)i)...);
-      else give(results, fn(Type<std::remove_cvref_t<A>>::take(args, (int)i)...));
-    }(std::index_sequence_for<A...>{});
+      if constexpr (std::is_void_v<R>)
+        fn(Type<std::remove_cvref_t<A>>::take(args, (int)i)...);
+      else
+        give(results, fn(Type<std::remove_cvref_t<A>>::take(args, (int)i)...));
+    }
+    (std::index_sequence_for<A...>{});
   }
   // "(const Tensor& x, double eps)" gives the names; the types come from the compiler.
   static bool add(const char* opName, std::string params) {
@@ -144,6 +162,8 @@ template <class R, class... A, R (*fn)(A...)> struct Signature<fn> {
 
 // Ops live in their own namespace so that op::exp and the C library's exp are different things.
 #define OP(result, name, params)                                               \
-  namespace op { result name params; }                                         \
+  namespace op {                                                               \
+  result name params;                                                          \
+  }                                                                            \
   static const bool listed_##name = Signature<&op::name>::add(#name, #params); \
   result op::name params

@@ -1,5 +1,6 @@
 #pragma once
-// Which dtype two operands meet in: the wider of the same kind; a float beats an integer; bfloat16 with float16 is float32.
+// Which dtype two operands meet in: the wider of the same kind; a float beats an integer; bfloat16 with float16 is
+// float32.
 #include "core/dtype.h"
 
 inline Dtype promote(Dtype a, Dtype b) {

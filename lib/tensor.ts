@@ -1,0 +1,290 @@
+// A tensor is a native handle plus, when it was computed from others, where it came from.
+import { context, type Disposable, within } from './context.ts'
+import { DisposedError } from './errors.ts'
+import { type Handle, native } from './native.ts'
+
+/** Element types, in the order of the native numbering. */
+export const dtypes = ['float32', 'float64', 'bfloat16', 'float16', 'int32', 'int64', 'uint8', 'bool'] as const
+export type Dtype = (typeof dtypes)[number]
+export type Device = 'cpu' | 'cuda' | `cuda:${number}`
+export type Shape = readonly number[]
+
+/** What `data()` gives for each dtype. The 16-bit floats come as their bits. */
+export interface ArrayOf {
+  float32: Float32Array
+  float64: Float64Array
+  bfloat16: Uint16Array
+  float16: Uint16Array
+  int32: Int32Array
+  int64: BigInt64Array
+  uint8: Uint8Array
+  bool: Uint8Array
+}
+const arrays = {
+  float32: Float32Array,
+  float64: Float64Array,
+  bfloat16: Uint16Array,
+  float16: Uint16Array,
+  int32: Int32Array,
+  int64: BigInt64Array,
+  uint8: Uint8Array,
+  bool: Uint8Array,
+}
+
+/** An uninitialised array that holds `count` elements of a dtype. */
+export const arrayFor = <D extends Dtype>(dtype: D, count: number): ArrayOf[D] =>
+  new arrays[dtype](count) as unknown as ArrayOf[D]
+
+export const dtypeCode = (dtype: Dtype): number => {
+  const code = dtypes.indexOf(dtype)
+  if (code < 0) throw new TypeError(`there is no dtype '${dtype}'; the dtypes are ${dtypes.join(', ')}`)
+  return code
+}
+
+/** 0 is the CPU, 1 + i the CUDA device i. */
+export const deviceCode = (device: Device): number => {
+  if (device === 'cpu') return 0
+  const match = /^cuda(?::(\d+))?$/.exec(device)
+  if (!match) throw new TypeError(`there is no device '${device}'; a device is 'cpu', 'cuda' or 'cuda:1'`)
+  return 1 + Number(match[1] ?? 0)
+}
+const deviceName = (code: number): Device => (code === 0 ? 'cpu' : code === 1 ? 'cuda' : `cuda:${code - 1}`)
+
+export const isFloating = (dtype: Dtype): boolean => dtypes.indexOf(dtype) <= dtypes.indexOf('float16')
+
+/**
+ * How tensors were computed. One node for each recorded operation; it has as many outputs as the operation.
+ */
+export interface Node {
+  /** The operation's name, for errors. */
+  readonly name: string
+  readonly inputs: readonly Tensor[]
+  /** Tensors besides the inputs that `backward` needs. */
+  readonly saved: readonly Tensor[]
+  readonly outputs: number
+  /** Gradients of the outputs (null where none arrived) to gradients of the inputs (null where none flows). */
+  backward: ((dys: readonly (Tensor | null)[]) => readonly (Tensor | null)[]) | null
+}
+
+let created = 0
+
+/**
+ * An n-dimensional array on a device. Operations on it are methods (`x.add(y)`) and functions (`ops.add(x, y)`) alike;
+ * they return at once and the work is queued; only `data()`, `item()` and their `Sync` forms wait.
+ */
+export class Tensor<D extends Dtype = Dtype> implements Disposable {
+  #handle: Handle
+  #shape: Shape | undefined
+  #dtype: D | undefined
+  #disposed = false
+  /** Counts up with every tensor made. @internal */
+  readonly serial: number = created++
+  /** Where it came from; null for a tensor that was not computed under a gradient. @internal */
+  node: Node | null = null
+  /** Which output of its node it is. @internal */
+  output = 0
+  /** Whether `backward()` collects a gradient in `grad`. */
+  requiresGrad = false
+  /** The gradient that `backward()` has added up; null before. */
+  grad: Tensor | null = null
+
+  /** @internal */
+  constructor(handle: Handle) {
+    this.#handle = handle
+    native.attach(handle, this)
+    context().owned?.add(this)
+  }
+
+  /** @internal */
+  get handle(): Handle {
+    if (this.#disposed) throw new DisposedError('the tensor has been disposed')
+    return this.#handle
+  }
+
+  /** The length of each axis. */
+  get shape(): Shape {
+    this.#shape ??= Object.freeze(native.shapeOf(this.handle))
+    return this.#shape
+  }
+
+  get dtype(): D {
+    this.#dtype ??= dtypes[native.dtypeOf(this.handle)] as D
+    return this.#dtype
+  }
+
+  get device(): Device {
+    return deviceName(native.deviceOf(this.handle))
+  }
+
+  /** How many axes it has. */
+  get rank(): number {
+    return this.shape.length
+  }
+
+  /** How many elements it has. */
+  get size(): number {
+    return this.shape.reduce((n, d) => n * d, 1)
+  }
+
+  get disposed(): boolean {
+    return this.#disposed
+  }
+
+  /** Whether gradients flow through it: it requires one itself, or was computed from a tensor that does. @internal */
+  get tracked(): boolean {
+    return this.requiresGrad || this.node !== null
+  }
+
+  /** The elements in row-major order, once all queued work that they depend on is done. */
+  async data(): Promise<ArrayOf[D]> {
+    return native.read(this.handle, arrayFor(this.dtype, this.size))
+  }
+
+  /** As `data()`, but blocks the thread. */
+  dataSync(): ArrayOf[D] {
+    return native.readSync(this.handle, arrayFor(this.dtype, this.size))
+  }
+
+  /** The value of a tensor of one element, as a number. */
+  async item(): Promise<number> {
+    this.#expectOne()
+    return valueAt(this.dtype, await this.data())
+  }
+
+  /** As `item()`, but blocks the thread. */
+  itemSync(): number {
+    this.#expectOne()
+    return valueAt(this.dtype, this.dataSync())
+  }
+
+  #expectOne(): void {
+    if (this.size !== 1)
+      throw new RangeError(`item: the tensor should have one element, but its shape is [${this.shape.join(', ')}]`)
+  }
+
+  /** Frees its memory now (the memory lives on while another view of it does). Using it afterwards throws. */
+  dispose(): void {
+    if (this.#disposed) return
+    this.#disposed = true
+    native.release(this.#handle)
+    this.node = null
+    context().owned?.delete(this)
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+
+  /** The same memory without a history. */
+  detach(): Tensor<D> {
+    return new Tensor<D>(native.alias(this.handle))
+  }
+
+  /** Takes over the memory of `other`, which gets this tensor's. Both must have one shape and dtype. @internal */
+  exchange(other: Tensor): void {
+    native.swap(this.handle, other.handle)
+  }
+}
+
+/** A bfloat16 or float16 from its bits. @internal */
+export function fromBits(dtype: 'bfloat16' | 'float16', bits: number): number {
+  if (dtype === 'bfloat16') return new Float32Array(Uint32Array.of(bits << 16).buffer)[0]!
+  const sign = bits & 0x8000 ? -1 : 1
+  const exponent = (bits >> 10) & 31
+  const fraction = bits & 1023
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY
+  return exponent ? sign * 2 ** (exponent - 15) * (1 + fraction / 1024) : sign * 2 ** -14 * (fraction / 1024)
+}
+
+function valueAt(dtype: Dtype, data: ArrayOf[Dtype]): number {
+  if (dtype === 'bfloat16' || dtype === 'float16') return fromBits(dtype, Number(data[0]))
+  return Number(data[0])
+}
+
+/**
+ * Wraps the result of a native call and, when a gradient can flow, remembers how to send it back to the inputs.
+ * `saved` lists what `backward` uses besides the inputs, so that a scope keeps it alive.
+ */
+export function record(
+  name: string,
+  handle: Handle,
+  inputs: readonly Tensor[],
+  backward: (dy: Tensor) => readonly (Tensor | null)[],
+  saved: readonly Tensor[] = [],
+): Tensor {
+  const y = new Tensor(handle)
+  if (recorded(inputs)) y.node = { name, inputs, saved, outputs: 1, backward: ([dy]) => backward(dy!) }
+  return y
+}
+
+/** As `record`, for an operation with several outputs; gradients may arrive for some of them only. */
+export function recordAll<N extends readonly Handle[]>(
+  name: string,
+  handles: N,
+  inputs: readonly Tensor[],
+  backward: (...dys: (Tensor | null)[]) => readonly (Tensor | null)[],
+  saved: readonly Tensor[] = [],
+): { [K in keyof N]: Tensor } {
+  const ys = handles.map((handle) => new Tensor(handle))
+  if (recorded(inputs)) {
+    const node: Node = { name, inputs, saved, outputs: ys.length, backward: (dys) => backward(...dys) }
+    ys.forEach((y, i) => {
+      y.node = node
+      y.output = i
+    })
+  }
+  return ys as { [K in keyof N]: Tensor }
+}
+
+/** Whether an operation on these inputs is recorded: gradients are on and one of them is tracked. */
+export const recorded = (inputs: readonly Tensor[]): boolean =>
+  context().recording && inputs.some((input) => input.tracked)
+
+/** Runs `fn` (async too) without recording gradients. */
+export const noGrad = <R>(fn: () => R): R => within({ recording: false }, fn)
+
+/** Runs `fn` with gradients recorded, also inside `noGrad`. */
+export const withGrad = <R>(fn: () => R): R => within({ recording: true }, fn)
+
+/**
+ * Runs `fn` (async too) and then disposes of every tensor made in it, except what it returns (a tensor, or tensors in
+ * arrays, objects, Maps and Sets), what the gradients of those need, and what `keep` was called on.
+ */
+export function scope<R>(fn: () => R): R {
+  const owned = new Set<Disposable>()
+  const outer = context().owned
+  return within({ owned }, fn, (result) => {
+    const kept = new Set<Tensor>()
+    reach(result, kept)
+    for (const one of owned) {
+      if (kept.has(one as Tensor)) outer?.add(one)
+      else one.dispose()
+    }
+  })
+}
+
+/** Takes a tensor out of the scope that would dispose of it: parameters, optimiser state. */
+export function keep<T extends Tensor>(t: T): T {
+  context().owned?.delete(t)
+  return t
+}
+
+// All tensors in a value, with what their gradients need.
+function reach(value: unknown, into: Set<Tensor>): void {
+  const stack: unknown[] = [value]
+  const seen = new Set<unknown>()
+  while (stack.length) {
+    const one = stack.pop()
+    if (one === null || typeof one !== 'object' || seen.has(one) || ArrayBuffer.isView(one)) continue
+    seen.add(one)
+    if (one instanceof Tensor) {
+      into.add(one)
+      stack.push(one.grad, one.node)
+    } else if (one instanceof Map) stack.push(...one.keys(), ...one.values())
+    else if (one instanceof Set) stack.push(...one)
+    else stack.push(...Object.values(one))
+  }
+}
+
+/** Bytes in use and cached, over all threads of the process, their peak, and this thread's live tensors. */
+export const memory = (): { inUse: number; cached: number; peak: number; tensors: number } => native.memory()
