@@ -77,7 +77,7 @@ describe('presets', () => {
       initializer_cutoff: null,
       qk_norm: false,
     })
-    expect(c.initializer_range).toBeCloseTo(0.013975424859373686, 15)
+    expect(c.initializer_range).toBeCloseTo(0.013975424859373685, 15)
     // "1B" by the paper: two embeddings, and per layer attention and two matrices.
     const weights = 2 * 32000 * 2048 + 24 * (4 * 2048 ** 2 + 2 * 2048 * 8256)
     expect(weights / 1e9).toBeCloseTo(1.345, 2)

@@ -1,0 +1,221 @@
+// Files that are either whole or not there: every write goes through here, and tests put a failing disk in its place.
+import { promises } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
+import { crc32 } from 'node:zlib'
+
+/** An open file, as far as this library uses it. */
+export interface DiskFile {
+  write(bytes: Uint8Array, offset: number, length: number): Promise<{ bytesWritten: number }>
+  read(bytes: Uint8Array, offset: number, length: number, position: number): Promise<{ bytesRead: number }>
+  stat(): Promise<{ size: number }>
+  sync(): Promise<void>
+  close(): Promise<void>
+}
+
+/** The file system's calls that this library uses; Node's `fs.promises` is one. */
+export interface Disk {
+  open(path: string, flags: 'r' | 'w'): Promise<DiskFile>
+  mkdir(path: string, options: { recursive: true }): Promise<unknown>
+  readdir(path: string): Promise<string[]>
+  rename(from: string, to: string): Promise<void>
+  rm(path: string, options: { recursive: true; force: true }): Promise<void>
+}
+
+export const realDisk: Disk = promises
+
+/** A disk that refused: full, broken, or not allowed. `code` is the system's, such as `ENOSPC`. */
+export class DiskError extends Error {
+  override readonly name = 'DiskError'
+  constructor(
+    readonly path: string,
+    readonly code: string,
+    message: string,
+    cause?: unknown,
+  ) {
+    super(message, { cause })
+  }
+}
+
+const plainWords: Record<string, string> = {
+  ENOSPC: 'no space left on the disk',
+  EDQUOT: 'the disk quota is used up',
+  EIO: 'the disk reports an input/output error',
+  EROFS: 'the disk is read-only',
+  EACCES: 'permission denied',
+  EPERM: 'not permitted',
+  ENOENT: 'no such file or folder',
+  ENOTDIR: 'a part of the path is not a folder',
+  EISDIR: 'it is a folder',
+  EFBIG: 'the file would be larger than the file system allows',
+  EMFILE: 'too many open files',
+}
+
+/** One clear line from a system error: what could not be done, to which path, why. Errors of other kinds pass unchanged. */
+export function diskError(doing: string, path: string, e: unknown): unknown {
+  const code = (e as NodeJS.ErrnoException | undefined)?.code
+  if (e instanceof DiskError || typeof code !== 'string' || !/^E[A-Z0-9]+$/.test(code)) return e
+  return new DiskError(path, code, `cannot ${doing} ${path}: ${plainWords[code] ?? (e as Error).message} (${code})`, e)
+}
+
+/** What was written: for a manifest. */
+export interface Written {
+  bytes: number
+  crc32: number
+}
+
+/** Writes a file in order, counting and checksumming; `finish` returns only when the disk has it. */
+export class DiskWriter {
+  #bytes = 0
+  #crc = 0
+  private constructor(
+    readonly path: string,
+    private readonly file: DiskFile,
+  ) {}
+
+  static async create(disk: Disk, path: string): Promise<DiskWriter> {
+    try {
+      return new DiskWriter(path, await disk.open(path, 'w'))
+    } catch (e) {
+      throw diskError('create', path, e)
+    }
+  }
+
+  /** Appends all of `data`. A write that the system cuts short is carried on; one that makes no progress is an error. */
+  async write(data: Uint8Array | string): Promise<void> {
+    const bytes = typeof data === 'string' ? new TextEncoder().encode(data) : data
+    // In pieces, so that the event loop is never held for long by the checksum.
+    for (let at = 0; at < bytes.length; at += piece) {
+      const end = Math.min(at + piece, bytes.length)
+      this.#crc = crc32(bytes.subarray(at, end), this.#crc)
+      for (let from = at; from < end; ) from += await this.#writeSome(bytes, from, end - from)
+    }
+    this.#bytes += bytes.length
+  }
+
+  async #writeSome(bytes: Uint8Array, offset: number, length: number): Promise<number> {
+    try {
+      const { bytesWritten } = await this.file.write(bytes, offset, length)
+      if (bytesWritten > 0) return bytesWritten
+    } catch (e) {
+      throw diskError('write', this.path, e)
+    }
+    throw new DiskError(this.path, 'ESHORT', `cannot write ${this.path}: the disk took 0 of ${length} bytes`)
+  }
+
+  /** Waits until the disk has everything, and closes. */
+  async finish(): Promise<Written> {
+    try {
+      await this.file.sync()
+    } catch (e) {
+      await this.abort()
+      throw diskError('write', this.path, e)
+    }
+    try {
+      await this.file.close()
+    } catch (e) {
+      throw diskError('write', this.path, e)
+    }
+    return { bytes: this.#bytes, crc32: this.#crc }
+  }
+
+  /** Closes after a failure; the file's contents do not matter any more. */
+  async abort(): Promise<void> {
+    await this.file.close().catch(() => {})
+  }
+}
+const piece = 1 << 22
+
+/** Writes a file by `body`, to the disk. */
+export async function writeFile(
+  disk: Disk,
+  path: string,
+  body: (writer: DiskWriter) => Promise<void>,
+): Promise<Written> {
+  const writer = await DiskWriter.create(disk, path)
+  try {
+    await body(writer)
+  } catch (e) {
+    await writer.abort()
+    throw e
+  }
+  return writer.finish()
+}
+
+/** Writes a file under a temporary name and renames it: at every moment `path` is the old file or the whole new one. */
+export async function replaceFile(
+  disk: Disk,
+  path: string,
+  body: (writer: DiskWriter) => Promise<void>,
+): Promise<Written> {
+  const temporary = join(dirname(path), `.${basename(path)}.tmp-${process.pid}`)
+  try {
+    const written = await writeFile(disk, temporary, body)
+    await rename(disk, temporary, path)
+    return written
+  } catch (e) {
+    await disk.rm(temporary, { recursive: true, force: true }).catch(() => {})
+    throw e
+  }
+}
+
+/** Renames, and waits until the disk knows. */
+export async function rename(disk: Disk, from: string, to: string): Promise<void> {
+  try {
+    await disk.rename(from, to)
+  } catch (e) {
+    throw diskError('rename to', to, e)
+  }
+  await syncFolder(disk, dirname(to))
+}
+
+/** Waits until the disk has a folder's names. */
+export async function syncFolder(disk: Disk, path: string): Promise<void> {
+  try {
+    const folder = await disk.open(path, 'r')
+    try {
+      await folder.sync()
+    } finally {
+      await folder.close()
+    }
+  } catch (e) {
+    throw diskError('write', path, e)
+  }
+}
+
+/** Reads `length` bytes at `position`; fewer only at the end of the file. */
+export async function readAt(file: DiskFile, path: string, position: number, length: number): Promise<Uint8Array> {
+  const bytes = new Uint8Array(length)
+  let got = 0
+  try {
+    while (got < length) {
+      const { bytesRead } = await file.read(bytes, got, Math.min(length - got, 1 << 30), position + got)
+      if (bytesRead === 0) break
+      got += bytesRead
+    }
+  } catch (e) {
+    throw diskError('read', path, e)
+  }
+  return got === length ? bytes : bytes.subarray(0, got)
+}
+
+/** Size and checksum of a file as the disk has it now. */
+export async function checksum(disk: Disk, path: string): Promise<Written> {
+  let file: DiskFile
+  try {
+    file = await disk.open(path, 'r')
+  } catch (e) {
+    throw diskError('read', path, e)
+  }
+  try {
+    let crc = 0
+    let at = 0
+    for (;;) {
+      const bytes = await readAt(file, path, at, piece)
+      crc = crc32(bytes, crc)
+      at += bytes.length
+      if (bytes.length < piece) return { bytes: at, crc32: crc }
+    }
+  } finally {
+    await file.close().catch(() => {})
+  }
+}
