@@ -28,7 +28,7 @@ missing=()
 command -v cmake >/dev/null || missing+=(cmake)
 command -v g++ >/dev/null || missing+=(g++)
 command -v make >/dev/null || missing+=(make)
-compgen -G "/usr/lib/*/openblas-pthread/libopenblas.a" >/dev/null || [ -e /usr/local/lib/libopenblas.a ] || missing+=(libopenblas-dev)
+compgen -G "/usr/lib/*/openblas-pthread/libopenblas.a" >/dev/null || [ -e /usr/local/lib/libopenblas.a ] || missing+=(libopenblas-pthread-dev)
 if [ ${#missing[@]} -gt 0 ]; then
   command -v apt-get >/dev/null || fail "missing: ${missing[*]} (Debian's names); install them and run this again"
   root=()
