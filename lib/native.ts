@@ -1,6 +1,7 @@
 // Finds and loads the binary. The only file that knows where it is.
+import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { dirname } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
@@ -35,20 +36,44 @@ interface Crossing {
 
 export type Native = Ops & Crossing
 
+/**
+ * The error of a program whose addon does not load: where it was looked for, what stood in the way, what to do.
+ * @internal
+ */
+export function loadError(root: string, cause: unknown): Error {
+  const { glibcVersionRuntime } = (process.report.getReport() as { header: { glibcVersionRuntime?: string } }).header
+  const here = `${process.platform}-${process.arch}`
+  const libc = glibcVersionRuntime ? `glibc ${glibcVersionRuntime}` : 'no glibc'
+  const tried = ['build/Release/polygrad.node', `prebuilds/${here}/polygrad.node`].map((path) => join(root, path))
+  const found = tried.find((path) => existsSync(path))
+  const reason = found ? String((cause as Error).message ?? cause) : ''
+  const advice =
+    here !== 'linux-x64'
+      ? ['polygrad runs on Linux x64 only for now: use such a machine, or WSL 2, or a container on it.']
+      : !glibcVersionRuntime
+        ? ['polygrad needs glibc; Alpine and other musl systems have none: use Debian, Ubuntu or the like.']
+        : [
+            ...(/GLIBC_/.test(reason) ? ['This system is older than the addon: use a newer one, or build here.'] : []),
+            'In a checkout: ./setup.sh',
+            'In a project: npm install polygrad again, or build: apt-get install cmake g++ make libopenblas-pthread-dev;',
+            '  npm install --save-dev cmake-js node-addon-api node-api-headers; node node_modules/polygrad/scripts/build.mjs',
+          ]
+  const lines = [
+    `Could not load the native part of polygrad (${here}, Node ${process.version}, ${libc}).`,
+    'Looked for:',
+    ...tried.map((path) => `- ${path}: ${path === found ? reason : existsSync(path) ? 'not tried' : 'not there'}`),
+    'What to do:',
+    ...advice.map((line) => (line.startsWith(' ') ? line : `- ${line}`)),
+  ]
+  return new Error(lines.join('\n'), { cause })
+}
+
 function load(): Native {
   const root = dirname(dirname(fileURLToPath(import.meta.url)))
-  const require = createRequire(import.meta.url)
   try {
-    return require('node-gyp-build')(root) as Native
+    return createRequire(import.meta.url)('node-gyp-build')(root) as Native
   } catch (cause) {
-    const here = `${process.platform}-${process.arch}`
-    const advice =
-      here === 'linux-x64'
-        ? 'In a checkout, run ./setup.sh; in a project, `npm rebuild polygrad` or reinstall it.'
-        : 'polygrad runs on Linux x64 only.'
-    throw new Error(`Could not load the native part of polygrad on ${here}, Node ${process.version}. ${advice}`, {
-      cause,
-    })
+    throw loadError(root, cause)
   }
 }
 
