@@ -15,7 +15,8 @@ export interface DiskFile {
 /** The file system's calls that this library uses; Node's `fs.promises` is one. */
 export interface Disk {
   open(path: string, flags: 'r' | 'w'): Promise<DiskFile>
-  mkdir(path: string, options: { recursive: true }): Promise<unknown>
+  /** Gives the first folder that it had to make, if any. */
+  mkdir(path: string, options: { recursive: true }): Promise<string | undefined>
   readdir(path: string): Promise<string[]>
   rename(from: string, to: string): Promise<void>
   rm(path: string, options: { recursive: true; force: true }): Promise<void>
@@ -196,6 +197,20 @@ export async function readAt(file: DiskFile, path: string, position: number, len
     throw diskError('read', path, e)
   }
   return got === length ? bytes : bytes.subarray(0, got)
+}
+
+/** Reads a whole small file as text. */
+export async function readText(disk: Disk, path: string): Promise<string> {
+  try {
+    const file = await disk.open(path, 'r')
+    try {
+      return new TextDecoder().decode(await readAt(file, path, 0, (await file.stat()).size))
+    } finally {
+      await file.close()
+    }
+  } catch (e) {
+    throw diskError('read', path, e)
+  }
 }
 
 /** Size and checksum of a file as the disk has it now. */

@@ -1,4 +1,12 @@
 // polygrad/io: weights, checkpoints and Hugging Face folders.
+export {
+  type CheckpointFiles,
+  checkpointName,
+  checkpointProblem,
+  type LatestCheckpoint,
+  latestCheckpoint,
+  writeCheckpoint,
+} from './checkpoint.ts'
 export { type Disk, DiskError, type DiskFile, DiskWriter, realDisk, type Written } from './disk.ts'
 export { fromHuggingFace, toHuggingFace } from './huggingface.ts'
 export {

@@ -1,6 +1,15 @@
 // The safetensors format: named arrays in one file, or in shards with an index, read lazily and written whole or not at all.
 import { basename, dirname, join } from 'node:path'
-import { type Disk, type DiskFile, type DiskWriter, diskError, readAt, realDisk, replaceFile } from './disk.ts'
+import {
+  type Disk,
+  type DiskFile,
+  type DiskWriter,
+  diskError,
+  readAt,
+  readText,
+  realDisk,
+  replaceFile,
+} from './disk.ts'
 
 /** The types that polygrad reads and writes, with their names in the format. */
 const formatOf = {
@@ -323,15 +332,10 @@ async function listFolder(disk: Disk, path: string): Promise<string[] | undefine
 async function readIndex(disk: Disk, path: string): Promise<Map<string, string>> {
   let json: unknown
   try {
-    const file = await disk.open(path, 'r')
-    try {
-      json = JSON.parse(new TextDecoder().decode(await readAt(file, path, 0, (await file.stat()).size)))
-    } finally {
-      await file.close()
-    }
+    json = JSON.parse(await readText(disk, path))
   } catch (e) {
     if (e instanceof SyntaxError) throw new SafetensorsError(`${path}: is not JSON: ${e.message}`)
-    throw diskError('read', path, e)
+    throw e
   }
   const map = (json as { weight_map?: unknown } | null)?.weight_map
   if (typeof map !== 'object' || map === null) throw new SafetensorsError(`${path}: has no weight_map`)
