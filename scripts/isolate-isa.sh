@@ -1,14 +1,13 @@
 #!/bin/sh
-# isolate-isa.sh ISA OUT OBJECTS...: joins the objects compiled for one instruction set so that none of their code can be
+# isolate-isa.sh ISA OUT ARCHIVE: joins the objects compiled for one instruction set so that none of their code can be
 # picked for another. Templates and inline functions are weak: the linker keeps one copy of each for the whole program, and
 # were that the AVX-512 one, a machine without AVX-512 would die of SIGILL in std::vector.
 set -eu
-isa=$1 out=$2
-shift 2
+isa=$1 out=$2 archive=$3
 namespace="3cpu${#isa}$isa"
 
 # Comdat groups are dissolved first: a group can be discarded as a whole, whatever its symbols are bound to.
-ld -r --force-group-allocation -o "$out.joined" "$@"
+ld -r --force-group-allocation -o "$out.joined" --whole-archive "$archive"
 # W: weak functions. Weak and unique data (V, u: type names, static variables) stay shared; they hold no instructions.
 nm --defined-only "$out.joined" | awk '$2 == "W" { print $3 }' | sort -u >"$out.weak"
 objcopy --localize-symbols="$out.weak" "$out.joined" "$out.tmp"
@@ -20,9 +19,9 @@ if [ -n "$leaks" ]; then
   exit 1
 fi
 # What runs at load runs on every machine, before any choice.
-if [ "$isa" != baseline ] && readelf -SW "$out.tmp" | grep -Eq '\.(init_array|ctors)'; then
+if readelf -SW "$out.tmp" | grep -Eq '\.(init_array|ctors)'; then
   echo "isolate-isa: an '// isa: all' file has a static initialiser, which would run as $isa on every machine at load" >&2
-  for object in "$@"; do readelf -SW "$object" | grep -Eq '\.(init_array|ctors)' && echo "  $object" >&2; done
+  readelf -SW "$archive" | awk '/^File:/ { file = $2 } /\.(init_array|ctors)/ { print "  " file }' >&2
   exit 1
 fi
 rm -f "$out.joined" "$out.weak"
