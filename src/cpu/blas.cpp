@@ -1,8 +1,12 @@
 // OpenBLAS: which of its kernels run, and the two products.
 #include "cpu/blas.h"
+
 #include <cpuid.h>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
+
+#include "core/check.h"
 
 extern "C" {
 enum { rowMajor = 101, noTranspose = 111, transpose = 112 };
@@ -32,6 +36,12 @@ const char* kernelsHere() {
   return nullptr;
 }
 
+// OpenBLAS counts in int.
+int narrow(int64_t n) {
+  check(n <= INT_MAX, "a matrix product has a side of ", n, ", but at most ", INT_MAX, " is possible");
+  return (int)n;
+}
+
 }  // namespace
 
 // OpenBLAS reads its settings from the environment while the addon loads, and starts its own threads then. The linker
@@ -48,14 +58,14 @@ namespace cpu {
 
 void sgemm(bool transposeA, bool transposeB, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda,
            const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
-  cblas_sgemm(rowMajor, transposeA ? transpose : noTranspose, transposeB ? transpose : noTranspose, m, n, k, alpha, a,
-              lda, b, ldb, beta, c, ldc);
+  cblas_sgemm(rowMajor, transposeA ? transpose : noTranspose, transposeB ? transpose : noTranspose, narrow(m),
+              narrow(n), narrow(k), alpha, a, narrow(lda), b, narrow(ldb), beta, c, narrow(ldc));
 }
 
 void dgemm(bool transposeA, bool transposeB, int64_t m, int64_t n, int64_t k, double alpha, const double* a,
            int64_t lda, const double* b, int64_t ldb, double beta, double* c, int64_t ldc) {
-  cblas_dgemm(rowMajor, transposeA ? transpose : noTranspose, transposeB ? transpose : noTranspose, m, n, k, alpha, a,
-              lda, b, ldb, beta, c, ldc);
+  cblas_dgemm(rowMajor, transposeA ? transpose : noTranspose, transposeB ? transpose : noTranspose, narrow(m),
+              narrow(n), narrow(k), alpha, a, narrow(lda), b, narrow(ldb), beta, c, narrow(ldc));
 }
 
 void blasInit() { openblas_set_num_threads(1); }
