@@ -8,43 +8,72 @@ export interface Ops {
   absGrad(x: Handle, dy: Handle): Handle
   accumulate(x: Handle, y: Handle): void
   add(a: Handle, b: Handle): Handle
+  addGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle
+  addScalar(x: Handle, value: number, first: boolean): Handle
   alias(x: Handle): Handle
   arange(start: number, step: number, count: number, dtype: number, device: number): Handle
+  argmax(x: Handle, axis: number | null, keepdims: boolean): Handle
   assign(from: Handle, to: Handle): void
   assignValue(value: number, to: Handle): void
+  broadcastTo(x: Handle, shape: readonly number[]): Handle
   cast(x: Handle, dtype: number): Handle
+  clamp(x: Handle, low: number, high: number): Handle
+  clampGrad(x: Handle, dy: Handle, low: number, high: number): Handle
+  concat(all: readonly Handle[], axis: number): Handle
   contiguous(x: Handle): Handle
   cos(x: Handle): Handle
   cosGrad(x: Handle, dy: Handle): Handle
   deviceOf(x: Handle): number
   div(a: Handle, b: Handle): Handle
+  divGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle
+  divScalar(x: Handle, value: number, first: boolean): Handle
   dtypeOf(x: Handle): number
   empty(shape: readonly number[], dtype: number, device: number): Handle
   eq(a: Handle, b: Handle): Handle
+  eqScalar(x: Handle, value: number): Handle
   exp(x: Handle): Handle
   expGrad(x: Handle, dy: Handle): Handle
+  extremeGrad(x: Handle, y: Handle, dy: Handle, axes: readonly number[] | null): Handle
   full(shape: readonly number[], value: number, dtype: number, device: number): Handle
   ge(a: Handle, b: Handle): Handle
+  geScalar(x: Handle, value: number): Handle
   gelu(x: Handle): Handle
   geluGrad(x: Handle, dy: Handle): Handle
   geluTanh(x: Handle): Handle
   geluTanhGrad(x: Handle, dy: Handle): Handle
   gt(a: Handle, b: Handle): Handle
+  gtScalar(x: Handle, value: number): Handle
   le(a: Handle, b: Handle): Handle
+  leScalar(x: Handle, value: number): Handle
   log(x: Handle): Handle
   logGrad(x: Handle, dy: Handle): Handle
   lt(a: Handle, b: Handle): Handle
+  ltScalar(x: Handle, value: number): Handle
+  max(x: Handle, axes: readonly number[] | null, keepdims: boolean): Handle
   maximum(a: Handle, b: Handle): Handle
+  maximumGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle
+  maximumScalar(x: Handle, value: number, first: boolean): Handle
+  mean(x: Handle, axes: readonly number[] | null, keepdims: boolean): Handle
+  min(x: Handle, axes: readonly number[] | null, keepdims: boolean): Handle
   minimum(a: Handle, b: Handle): Handle
+  minimumGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle
+  minimumScalar(x: Handle, value: number, first: boolean): Handle
   mul(a: Handle, b: Handle): Handle
+  mulGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle
+  mulScalar(x: Handle, value: number, first: boolean): Handle
   ne(a: Handle, b: Handle): Handle
+  neScalar(x: Handle, value: number): Handle
   neg(x: Handle): Handle
   negGrad(x: Handle, dy: Handle): Handle
+  permute(x: Handle, axes: readonly number[]): Handle
   pow(a: Handle, b: Handle): Handle
+  powGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle
+  powScalar(x: Handle, value: number, first: boolean): Handle
   relu(x: Handle): Handle
   relu2(x: Handle): Handle
   relu2Grad(x: Handle, dy: Handle): Handle
   reluGrad(x: Handle, dy: Handle): Handle
+  reshape(x: Handle, shape: readonly number[]): Handle
   shapeOf(x: Handle): readonly number[]
   sigmoid(x: Handle): Handle
   sigmoidGrad(x: Handle, dy: Handle): Handle
@@ -54,10 +83,20 @@ export interface Ops {
   siluGrad(x: Handle, dy: Handle): Handle
   sin(x: Handle): Handle
   sinGrad(x: Handle, dy: Handle): Handle
+  slice(x: Handle, axis: number, start: number, end: number, step: number): Handle
+  sliceGrad(dy: Handle, shape: readonly number[], axis: number, start: number, end: number, step: number): Handle
+  spread(y: Handle, shape: readonly number[], axes: readonly number[] | null): Handle
   sqrt(x: Handle): Handle
   sqrtGrad(x: Handle, dy: Handle): Handle
   stridesOf(x: Handle): readonly number[]
   sub(a: Handle, b: Handle): Handle
+  subGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle
+  subScalar(x: Handle, value: number, first: boolean): Handle
+  sum(x: Handle, axes: readonly number[] | null, keepdims: boolean): Handle
+  sumTo(x: Handle, shape: readonly number[]): Handle
   tanh(x: Handle): Handle
   tanhGrad(x: Handle, dy: Handle): Handle
+  toDevice(x: Handle, device: number): Handle
+  transpose(x: Handle, a: number, b: number): Handle
+  where(condition: Handle, a: Handle, b: Handle): Handle
 }

@@ -12,17 +12,29 @@
 // Results must not depend on the number of threads: split work into fixed chunks, join partial sums in a fixed order.
 #include "core/view.h"
 #include "math/elementwise.h"
+#include "math/reduce.h"
 
-#define KERNELS(K)                                                      \
-  /* elementwise: y = f(x) */                                           \
-  K(copy, (View x, View y)) /* any dtypes, any strides on both sides */ \
-  K(fill, (View y, double value))                                       \
-  K(arange, (View y, double start, double step))                        \
-  K(accumulate, (View x, View y)) /* y += x in place */                 \
-  K(unary, (UnaryOp op, View x, View y))                                \
-  K(unaryGrad, (UnaryOp op, View x, View dy, View dx))                  \
-  K(binary, (BinaryOp op, View a, View b, View y))                      \
-  K(compare, (CompareOp op, View a, View b, View y))
+#define KERNELS(K)                                                                                          \
+  /* elementwise: y = f(x) */                                                                               \
+  K(copy, (View x, View y)) /* any dtypes, any strides on both sides */                                     \
+  K(fill, (View y, double value))                                                                           \
+  K(arange, (View y, double start, double step))                                                            \
+  K(accumulate, (View x, View y)) /* y += x in place */                                                     \
+  K(unary, (UnaryOp op, View x, View y))                                                                    \
+  K(unaryGrad, (UnaryOp op, View x, View dy, View dx))                                                      \
+  K(binary, (BinaryOp op, View a, View b, View y))                                                          \
+  K(compare, (CompareOp op, View a, View b, View y))                                                        \
+  /* the scalar is the second operand, or the first */                                                      \
+  K(binaryScalar, (BinaryOp op, View x, double value, bool first, View y))                                  \
+  K(compareScalar, (CompareOp op, View x, double value, View y))                                            \
+  /* the gradient of a, or of b */                                                                          \
+  K(binaryGrad, (BinaryOp op, bool first, View a, View b, View dy, View d))                                 \
+  K(where, (View condition, View a, View b, View y)) /* condition: bool */                                  \
+  K(clamp, (View x, double low, double high, View y))                                                       \
+  K(clampGrad, (View x, View dy, double low, double high, View dx))                                         \
+  /* reductions. y has the rank of x, with length 1 on the reduced axes; y of a sum of integers is int64 */ \
+  K(reduce, (ReduceOp op, View x, View y))                                                                  \
+  K(argmax, (View x, View y)) /* of each row, contiguous; y: int32 */
 
 // Memory and completion, called at once on the caller's thread. Memory is ordered by the stream: a released block may
 // serve the next allocation although queued kernels still use it, because whatever uses it next is queued behind them.

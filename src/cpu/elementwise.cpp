@@ -42,6 +42,25 @@ void mapTwo(View a, View b, View y, Fn kernel) {
   });
 }
 
+// kernel(a, b, c, y, n): as mapTwo, for three.
+template <class C, class Fn>
+void mapThree(View a, View b, View c, View y, Fn kernel) {
+  Walk walk({&y, &a, &b, &c});
+  walk.run([&](const int64_t* at, int64_t length) {
+    C first[blockLength], second[blockLength], third[blockLength], out[blockLength];
+    for (int64_t i = 0; i < length; i += blockLength) {
+      int64_t n = length - i < blockLength ? length - i : blockLength;
+      int64_t atY = at[0] + i * walk.step(0);
+      const C* u = load(a, at[1] + i * walk.step(1), walk.step(1), n, first);
+      const C* v = load(b, at[2] + i * walk.step(2), walk.step(2), n, second);
+      const C* w = load(c, at[3] + i * walk.step(3), walk.step(3), n, third);
+      C* to = target(y, atY, walk.step(0), out);
+      kernel(u, v, w, to, n);
+      store(y, atY, walk.step(0), n, to);
+    }
+  });
+}
+
 }  // namespace
 
 void copy(View x, View y) {
@@ -132,6 +151,96 @@ void binary(BinaryOp op, View a, View b, View y) {
   });
 }
 
+void binaryScalar(BinaryOp op, View x, double value, bool first, View y) {
+  withBlockType(y.dtype, [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    if (op == BinaryOp::pow && !first && value == 2)
+      return mapOne<C>(x, y, [](const C* in, C* out, int64_t n) {
+        for (int64_t i = 0; i < n; i++) out[i] = in[i] * in[i];
+      });
+    const C v = (C)value;
+    with(op, [&](auto F) {
+      mapOne<C>(x, y, [F, v, first](const C* in, C* out, int64_t n) {
+        if (first)
+          for (int64_t i = 0; i < n; i++) out[i] = F.f(v, in[i]);
+        else
+          for (int64_t i = 0; i < n; i++) out[i] = F.f(in[i], v);
+      });
+    });
+  });
+}
+
+void binaryGrad(BinaryOp op, bool first, View a, View b, View dy, View d) {
+  auto apply = [&](auto F, auto tag) {
+    using C = typename decltype(tag)::type;
+    mapThree<C>(a, b, dy, d, [F, first](const C* u, const C* v, const C* g, C* out, int64_t n) {
+      if (first)
+        for (int64_t i = 0; i < n; i++) out[i] = g[i] * F.da(u[i], v[i]);
+      else
+        for (int64_t i = 0; i < n; i++) out[i] = g[i] * F.db(u[i], v[i]);
+    });
+  };
+  with(op, [&](auto F) {
+    if (d.dtype == Dtype::float64)
+      apply(F, Tag<double>{});
+    else
+      apply(F, Tag<float>{});
+  });
+}
+
+void where(View condition, View a, View b, View y) {
+  withBlockType(y.dtype, [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    Walk walk({&y, &condition, &a, &b});
+    walk.run([&](const int64_t* at, int64_t length) {
+      C first[blockLength], second[blockLength], out[blockLength];
+      for (int64_t i = 0; i < length; i += blockLength) {
+        int64_t n = length - i < blockLength ? length - i : blockLength;
+        int64_t atY = at[0] + i * walk.step(0), step = walk.step(1);
+        const bool* c = condition.as<bool>() + at[1] + i * step;
+        const C* u = load(a, at[2] + i * walk.step(2), walk.step(2), n, first);
+        const C* v = load(b, at[3] + i * walk.step(3), walk.step(3), n, second);
+        C* to = target(y, atY, walk.step(0), out);
+        for (int64_t k = 0; k < n; k++) to[k] = c[k * step] ? u[k] : v[k];
+        store(y, atY, walk.step(0), n, to);
+      }
+    });
+  });
+}
+
+void clamp(View x, double low, double high, View y) {
+  withBlockType(x.dtype, [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    // The bounds of an integer tensor may lie outside what an integer can hold.
+    auto bound = [](double v) {
+      return std::is_same_v<C, int64_t> && v >= 9e18    ? C(9e18)
+             : std::is_same_v<C, int64_t> && v <= -9e18 ? C(-9e18)
+                                                        : (C)v;
+    };
+    const C l = bound(low), h = bound(high);
+    mapOne<C>(x, y, [l, h](const C* in, C* out, int64_t n) {
+      for (int64_t i = 0; i < n; i++) {
+        C v = in[i] < l ? l : in[i];
+        out[i] = v > h ? h : v;
+      }
+    });
+  });
+}
+
+void clampGrad(View x, View dy, double low, double high, View dx) {
+  auto apply = [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    const C l = (C)low, h = (C)high;
+    mapTwo<C, C>(x, dy, dx, [l, h](const C* in, const C* d, C* out, int64_t n) {
+      for (int64_t i = 0; i < n; i++) out[i] = in[i] < l || in[i] > h ? C(0) : d[i];
+    });
+  };
+  if (x.dtype == Dtype::float64)
+    apply(Tag<double>{});
+  else
+    apply(Tag<float>{});
+}
+
 void compare(CompareOp op, View a, View b, View y) {
   withBlockType(a.dtype, [&](auto tag) {
     using C = typename decltype(tag)::type;
@@ -141,6 +250,26 @@ void compare(CompareOp op, View a, View b, View y) {
       });
     });
   });
+}
+
+void compareScalar(CompareOp op, View x, double value, View y) {
+  // An integer is compared with a fraction as a double.
+  bool whole = !isFloat(x.dtype) && value == (double)(int64_t)value;
+  auto apply = [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    const C v = (C)value;
+    with(op, [&](auto F) {
+      mapTwo<C, bool>(x, x, y, [F, v](const C* u, const C*, bool* out, int64_t n) {
+        for (int64_t i = 0; i < n; i++) out[i] = F.f(u[i], v);
+      });
+    });
+  };
+  if (whole)
+    apply(Tag<int64_t>{});
+  else if (x.dtype == Dtype::float64 || !isFloat(x.dtype))
+    apply(Tag<double>{});
+  else
+    apply(Tag<float>{});
 }
 
 }  // namespace cpu::ISA

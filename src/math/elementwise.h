@@ -165,15 +165,26 @@ struct GeluTanh {  // its tanh approximation
 };
 
 // name in JavaScript, struct above
-#define UNARY(U)                                                                                        \
-  U(neg, Neg)                                                                                           \
-  U(exp, Exp) U(log, Log) U(sqrt, Sqrt) U(abs, Abs) U(sign, Sign) U(sin, Sin) U(cos, Cos) U(tanh, Tanh) \
-      U(sigmoid, Sigmoid) U(relu, Relu) U(relu2, Relu2) U(silu, Silu) U(gelu, Gelu) U(geluTanh, GeluTanh)
+#define UNARY(U)                                                                                                  \
+  U(neg, Neg)                                                                                                     \
+  U(exp, Exp)                                                                                                     \
+  U(log, Log)                                                                                                     \
+  U(sqrt, Sqrt) U(abs, Abs) U(sign, Sign) U(sin, Sin) U(cos, Cos) U(tanh, Tanh) U(sigmoid, Sigmoid) U(relu, Relu) \
+      U(relu2, Relu2) U(silu, Silu) U(gelu, Gelu) U(geluTanh, GeluTanh)
 
+// da and db: the derivatives by the first and the second operand; where both are largest, each gets half.
 struct Add {
   template <class T>
   static HD T f(T a, T b) {
     return a + b;
+  }
+  template <class T>
+  static HD T da(T, T) {
+    return T(1);
+  }
+  template <class T>
+  static HD T db(T, T) {
+    return T(1);
   }
 };
 struct Sub {
@@ -181,17 +192,41 @@ struct Sub {
   static HD T f(T a, T b) {
     return a - b;
   }
+  template <class T>
+  static HD T da(T, T) {
+    return T(1);
+  }
+  template <class T>
+  static HD T db(T, T) {
+    return T(-1);
+  }
 };
 struct Mul {
   template <class T>
   static HD T f(T a, T b) {
     return a * b;
   }
+  template <class T>
+  static HD T da(T, T b) {
+    return b;
+  }
+  template <class T>
+  static HD T db(T a, T) {
+    return a;
+  }
 };
 struct Div {
   template <class T>
   static HD T f(T a, T b) {
     return a / b;
+  }
+  template <class T>
+  static HD T da(T, T b) {
+    return T(1) / b;
+  }
+  template <class T>
+  static HD T db(T a, T b) {
+    return -a / (b * b);
   }
 };
 struct Pow {
@@ -202,17 +237,41 @@ struct Pow {
     else
       return math::pow(a, b);
   }
+  template <class T>
+  static HD T da(T a, T b) {
+    return b == 0 ? T(0) : b * math::pow(a, b - T(1));
+  }
+  template <class T>
+  static HD T db(T a, T b) {
+    return a == 0 && b >= 0 ? T(0) : math::pow(a, b) * math::log(a);
+  }
 };
 struct Maximum {
   template <class T>
   static HD T f(T a, T b) {
     return a != a || a > b ? a : b;
   }
+  template <class T>
+  static HD T da(T a, T b) {
+    return a > b ? T(1) : a < b ? T(0) : a == b ? T(0.5) : a + b;
+  }
+  template <class T>
+  static HD T db(T a, T b) {
+    return da(b, a);
+  }
 };
 struct Minimum {
   template <class T>
   static HD T f(T a, T b) {
     return a != a || a < b ? a : b;
+  }
+  template <class T>
+  static HD T da(T a, T b) {
+    return a < b ? T(1) : a > b ? T(0) : a == b ? T(0.5) : a + b;
+  }
+  template <class T>
+  static HD T db(T a, T b) {
+    return da(b, a);
   }
 };
 

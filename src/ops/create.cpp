@@ -40,3 +40,9 @@ OP(int64_t, deviceOf, (const Tensor& x)) { return (int64_t)x.device(); }
 
 // Another handle to the same memory.
 OP(Tensor, alias, (const Tensor& x)) { return x; }
+
+OP(Tensor, toDevice, (const Tensor& x, Device device)) {
+  if (device == x.device()) return x;
+  backend(device);  // throws where there is none
+  throw Error("toDevice: copies between devices need the CUDA backend", "ERR_DEVICE");
+}
