@@ -20,6 +20,11 @@ export interface ArrayOf {
   uint8: Uint8Array
   bool: Uint8Array
 }
+/**
+ * The dtype that `data()` assumes: where the compiler knows only that it is some dtype, any but int64, whose elements are
+ * bigints and not numbers; `data<'int64'>()` says otherwise.
+ */
+export type Known<D extends Dtype> = Dtype extends D ? Exclude<Dtype, 'int64'> : D
 const arrays = {
   float32: Float32Array,
   float64: Float64Array,
@@ -136,13 +141,13 @@ export class Tensor<D extends Dtype = Dtype> implements Disposable {
   }
 
   /** The elements in row-major order, once all queued work that they depend on is done. */
-  async data(): Promise<ArrayOf[D]> {
-    return native.read(this.handle, arrayFor(this.dtype, this.size))
+  async data<E extends Dtype = Known<D>>(): Promise<ArrayOf[E]> {
+    return native.read(this.handle, arrayFor(this.dtype as Dtype as E, this.size))
   }
 
   /** As `data()`, but blocks the thread. */
-  dataSync(): ArrayOf[D] {
-    return native.readSync(this.handle, arrayFor(this.dtype, this.size))
+  dataSync<E extends Dtype = Known<D>>(): ArrayOf[E] {
+    return native.readSync(this.handle, arrayFor(this.dtype as Dtype as E, this.size))
   }
 
   /** The value of a tensor of one element, as a number. */
