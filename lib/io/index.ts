@@ -23,3 +23,4 @@ export {
   writeSafetensors,
   writeSafetensorsTo,
 } from './safetensors.ts'
+export { loadSafetensors, saveSafetensors } from './tensors.ts'
