@@ -77,13 +77,14 @@ export function tensor<D extends Dtype = 'float32'>(
   options: TensorOptions<D> & { shape?: Shape } = {},
 ): Tensor<D> {
   const dtype = options.dtype ?? dtypeOf(values)
+  const code = dtypeCode(dtype)
   const nested = shapeOf(values)
   const shape = options.shape ?? nested
   const count = shape.reduce((n, d) => n * d, 1)
   const half = dtype === 'bfloat16' || dtype === 'float16'
   if (half && !(values instanceof Uint16Array)) {
     const wide = tensor(values, { ...options, dtype: 'float32', shape, requiresGrad: false })
-    const t = finish<D>(native.cast(wide.handle, dtypeCode(dtype)), options)
+    const t = finish<D>(native.cast(wide.handle, code), options)
     wide.dispose()
     return t
   }
@@ -121,7 +122,7 @@ export function tensor<D extends Dtype = 'float32'>(
     put(values, 0)
     if (at !== count) throw new TypeError(`tensor: ${at} values do not fill the shape [${shape.join(', ')}]`)
   }
-  const handle = native.empty(shape, dtypeCode(dtype), deviceCode(options.device ?? defaultDevice))
+  const handle = native.empty(shape, code, deviceCode(options.device ?? defaultDevice))
   native.write(handle, flat as unknown as NodeJS.TypedArray)
   return finish<D>(handle, options)
 }
