@@ -7,8 +7,10 @@ export interface Ops {
   abs(x: Handle): Handle
   absGrad(x: Handle, dy: Handle): Handle
   accumulate(x: Handle, y: Handle): void
+  adamw(p: Handle, g: Handle, m: Handle, v: Handle, half: Handle | null, hyper: Handle, state: Handle): void
   add(a: Handle, b: Handle): Handle
   addGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle
+  addRmsNorm(x: Handle, residual: Handle, weight: Handle | null, eps: number): [Handle, Handle, Handle]
   addScalar(x: Handle, value: number, first: boolean): Handle
   alias(x: Handle): Handle
   arange(start: number, step: number, count: number, dtype: number, device: number): Handle
@@ -19,15 +21,20 @@ export interface Ops {
   cast(x: Handle, dtype: number): Handle
   clamp(x: Handle, low: number, high: number): Handle
   clampGrad(x: Handle, dy: Handle, low: number, high: number): Handle
+  clipCoefficient(sums: Handle, loss: Handle | null, maxNorm: number, state: Handle): void
   concat(all: readonly Handle[], axis: number): Handle
   contiguous(x: Handle): Handle
   cos(x: Handle): Handle
   cosGrad(x: Handle, dy: Handle): Handle
+  crossEntropy(logits: Handle, targets: Handle, ignore: number): [Handle, Handle]
+  crossEntropyGrad(logits: Handle, targets: Handle, ignore: number, stats: Handle, dy: Handle): Handle
   deviceOf(x: Handle): number
   div(a: Handle, b: Handle): Handle
   divGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle
   divScalar(x: Handle, value: number, first: boolean): Handle
   dtypeOf(x: Handle): number
+  embedding(ids: Handle, weight: Handle): Handle
+  embeddingGrad(ids: Handle, dy: Handle, vocabulary: number): Handle
   empty(shape: readonly number[], dtype: number, device: number): Handle
   eq(a: Handle, b: Handle): Handle
   eqScalar(x: Handle, value: number): Handle
@@ -43,10 +50,16 @@ export interface Ops {
   geluTanhGrad(x: Handle, dy: Handle): Handle
   gt(a: Handle, b: Handle): Handle
   gtScalar(x: Handle, value: number): Handle
+  layerNorm(x: Handle, weight: Handle | null, bias: Handle | null, eps: number): [Handle, Handle, Handle]
+  layerNormGrad(x: Handle, weight: Handle | null, mean: Handle, rstd: Handle, dy: Handle, wantWeight: boolean, wantBias: boolean): [Handle, Handle, Handle]
   le(a: Handle, b: Handle): Handle
   leScalar(x: Handle, value: number): Handle
   log(x: Handle): Handle
   logGrad(x: Handle, dy: Handle): Handle
+  logSoftmax(x: Handle): Handle
+  logSoftmaxGrad(y: Handle, dy: Handle): Handle
+  logsumexp(x: Handle): Handle
+  logsumexpGrad(x: Handle, y: Handle, dy: Handle): Handle
   lt(a: Handle, b: Handle): Handle
   ltScalar(x: Handle, value: number): Handle
   max(x: Handle, axes: readonly number[] | null, keepdims: boolean): Handle
@@ -74,6 +87,11 @@ export interface Ops {
   relu2Grad(x: Handle, dy: Handle): Handle
   reluGrad(x: Handle, dy: Handle): Handle
   reshape(x: Handle, shape: readonly number[]): Handle
+  rmsNorm(x: Handle, weight: Handle | null, eps: number): [Handle, Handle]
+  rmsNormGrad(x: Handle, weight: Handle | null, rstd: Handle, dy: Handle, dsum: Handle | null, wantWeight: boolean): [Handle, Handle]
+  rope(x: Handle, table: Handle, offset: number): Handle
+  ropeGrad(dy: Handle, table: Handle, offset: number, like: Handle): Handle
+  ropeTable(theta: number, positions: number, size: number, dtype: number, device: number): Handle
   shapeOf(x: Handle): readonly number[]
   sigmoid(x: Handle): Handle
   sigmoidGrad(x: Handle, dy: Handle): Handle
@@ -85,6 +103,8 @@ export interface Ops {
   sinGrad(x: Handle, dy: Handle): Handle
   slice(x: Handle, axis: number, start: number, end: number, step: number): Handle
   sliceGrad(dy: Handle, shape: readonly number[], axis: number, start: number, end: number, step: number): Handle
+  softmax(x: Handle): Handle
+  softmaxGrad(y: Handle, dy: Handle): Handle
   spread(y: Handle, shape: readonly number[], axes: readonly number[] | null): Handle
   sqrt(x: Handle): Handle
   sqrtGrad(x: Handle, dy: Handle): Handle
@@ -93,10 +113,12 @@ export interface Ops {
   subGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle
   subScalar(x: Handle, value: number, first: boolean): Handle
   sum(x: Handle, axes: readonly number[] | null, keepdims: boolean): Handle
+  sumSquares(x: Handle, sum: Handle): void
   sumTo(x: Handle, shape: readonly number[]): Handle
   tanh(x: Handle): Handle
   tanhGrad(x: Handle, dy: Handle): Handle
   toDevice(x: Handle, device: number): Handle
   transpose(x: Handle, a: number, b: number): Handle
   where(condition: Handle, a: Handle, b: Handle): Handle
+  windowOf(flat: Handle, shape: readonly number[], offset: number): Handle
 }

@@ -6,7 +6,8 @@
 // - Elementwise and reduction rows take any strides; inputs already have the shape of y (stride 0 where broadcast).
 // - All other rows take contiguous views, unless the row says otherwise.
 // - Small parameters (norm weights, coefficients, biases), statistics and their gradients are in the compute type of x:
-//   float32 for float32, bfloat16 and float16; float64 for float64. Index tensors are int32.
+//   float32 for float32, bfloat16 and float16; float64 for float64. Index tensors are int32, unless the row says
+//   otherwise.
 // - Outputs never overlap inputs, unless the row says "in place".
 // - An optional view that was left out has given() == false.
 // Results must not depend on the number of threads: split work into fixed chunks, join partial sums in a fixed order.
@@ -14,27 +15,82 @@
 #include "math/elementwise.h"
 #include "math/reduce.h"
 
-#define KERNELS(K)                                                                                          \
-  /* elementwise: y = f(x) */                                                                               \
-  K(copy, (View x, View y)) /* any dtypes, any strides on both sides */                                     \
-  K(fill, (View y, double value))                                                                           \
-  K(arange, (View y, double start, double step))                                                            \
-  K(accumulate, (View x, View y)) /* y += x in place */                                                     \
-  K(unary, (UnaryOp op, View x, View y))                                                                    \
-  K(unaryGrad, (UnaryOp op, View x, View dy, View dx))                                                      \
-  K(binary, (BinaryOp op, View a, View b, View y))                                                          \
-  K(compare, (CompareOp op, View a, View b, View y))                                                        \
-  /* the scalar is the second operand, or the first */                                                      \
-  K(binaryScalar, (BinaryOp op, View x, double value, bool first, View y))                                  \
-  K(compareScalar, (CompareOp op, View x, double value, View y))                                            \
-  /* the gradient of a, or of b */                                                                          \
-  K(binaryGrad, (BinaryOp op, bool first, View a, View b, View dy, View d))                                 \
-  K(where, (View condition, View a, View b, View y)) /* condition: bool */                                  \
-  K(clamp, (View x, double low, double high, View y))                                                       \
-  K(clampGrad, (View x, View dy, double low, double high, View dx))                                         \
-  /* reductions. y has the rank of x, with length 1 on the reduced axes; y of a sum of integers is int64 */ \
-  K(reduce, (ReduceOp op, View x, View y))                                                                  \
+// y = f(x)
+#define ELEMENTWISE_KERNELS(K)                                              \
+  K(copy, (View x, View y)) /* any dtypes, any strides on both sides */     \
+  K(fill, (View y, double value))                                           \
+  K(arange, (View y, double start, double step))                            \
+  K(accumulate, (View x, View y)) /* y += x in place */                     \
+  K(unary, (UnaryOp op, View x, View y))                                    \
+  K(unaryGrad, (UnaryOp op, View x, View dy, View dx))                      \
+  K(binary, (BinaryOp op, View a, View b, View y))                          \
+  K(compare, (CompareOp op, View a, View b, View y))                        \
+  /* the scalar is the second operand, or the first */                      \
+  K(binaryScalar, (BinaryOp op, View x, double value, bool first, View y))  \
+  K(compareScalar, (CompareOp op, View x, double value, View y))            \
+  /* the gradient of a, or of b */                                          \
+  K(binaryGrad, (BinaryOp op, bool first, View a, View b, View dy, View d)) \
+  K(where, (View condition, View a, View b, View y)) /* condition: bool */  \
+  K(clamp, (View x, double low, double high, View y))                       \
+  K(clampGrad, (View x, View dy, double low, double high, View dx))
+
+// y has the rank of x, with length 1 on the reduced axes; y of a sum of integers is int64.
+#define REDUCE_KERNELS(K)                  \
+  K(reduce, (ReduceOp op, View x, View y)) \
   K(argmax, (View x, View y)) /* of each row, contiguous; y: int32 */
+
+// A row at a time. residual, weight and bias may be left out, as may any gradient that is not wanted.
+// rmsNorm: sum = x + residual, y = sum * rstd * weight; without a residual x itself is normalised. In rmsNormGrad x is
+// what was normalised, and dsum, what else arrives there, is added to dx.
+#define NORM_KERNELS(K)                                                                       \
+  K(rmsNorm, (View x, View residual, View weight, double eps, View sum, View y, View rstd))   \
+  K(rmsNormGrad, (View x, View weight, View rstd, View dy, View dsum, View dx, View dweight)) \
+  K(layerNorm, (View x, View weight, View bias, double eps, View y, View mean, View rstd))    \
+  K(layerNormGrad, (View x, View weight, View mean, View rstd, View dy, View dx, View dweight, View dbias))
+
+// Over the last axis; logsumexp has one y for each row.
+#define SOFTMAX_KERNELS(K)                      \
+  K(softmax, (View x, View y))                  \
+  K(softmaxGrad, (View y, View dy, View dx))    \
+  K(logSoftmax, (View x, View y))               \
+  K(logSoftmaxGrad, (View y, View dy, View dx)) \
+  K(logsumexp, (View x, View y))                \
+  K(logsumexpGrad, (View x, View y, View dy, View dx))
+
+// The mean over the rows whose target is not `ignore`, 0 if there is none; a target out of range makes it NaN.
+// targets: any integers. stats (rows, 2): the largest logit, and 1 / sum exp(logit - largest).
+#define LOSS_KERNELS(K)                                                               \
+  K(crossEntropy, (View logits, View targets, int64_t ignore, View loss, View stats)) \
+  K(crossEntropyGrad, (View logits, View targets, int64_t ignore, View stats, View dy, View dlogits))
+
+// x and y (.., T, D): the elements of a row are adjacent, else any strides. table (positions, D): cosines, then sines.
+#define ROPE_KERNELS(K)                                               \
+  K(rope, (View x, View table, int64_t offset, bool inverse, View y)) \
+  K(ropeTable, (double theta, View table))
+
+// ids: any integers; one out of range gives a row of NaN. dweight is in the compute type.
+#define EMBEDDING_KERNELS(K)                    \
+  K(embedding, (View ids, View weight, View y)) \
+  K(embeddingGrad, (View ids, View dy, View dweight))
+
+// Flat buffers. sum (1), sums, state and hyper are float64; state: updates made, clip coefficient, whether all is
+// finite, global norm; hyper: lr, beta1, beta2, eps, weight decay. clipCoefficient makes the state from the sums of the
+// parts (maxNorm 0: no clipping) and counts the update if the norm and the loss are finite; if not, adamw touches
+// nothing. adamw: in place, float32 or float64; half, if given, receives p in 16 bits.
+#define OPTIM_KERNELS(K)                                                 \
+  K(sumSquares, (View x, View sum))                                      \
+  K(clipCoefficient, (View sums, View loss, double maxNorm, View state)) \
+  K(adamw, (View p, View g, View m, View v, View half, View hyper, View state))
+
+#define KERNELS(K)       \
+  ELEMENTWISE_KERNELS(K) \
+  REDUCE_KERNELS(K)      \
+  NORM_KERNELS(K)        \
+  SOFTMAX_KERNELS(K)     \
+  LOSS_KERNELS(K)        \
+  ROPE_KERNELS(K)        \
+  EMBEDDING_KERNELS(K)   \
+  OPTIM_KERNELS(K)
 
 // Memory and completion, called at once on the caller's thread. Memory is ordered by the stream: a released block may
 // serve the next allocation although queued kernels still use it, because whatever uses it next is queued behind them.

@@ -108,9 +108,10 @@ struct Type<void> {
 template <class... T>
 struct Type<std::tuple<T...>> {
   static std::string name() {
-    std::string out;
-    ((out += (out.empty() ? "[" : ", ") + Type<T>::name()), ...);
-    return out + "]";
+    std::string out = "[";
+    ((out += Type<T>::name(), out += ", "), ...);
+    out.replace(out.size() - 2, 2, "]");
+    return out;
   }
 };
 

@@ -1,0 +1,176 @@
+import { describe, expect, test } from 'vitest'
+import { backward } from '../../lib/grad.ts'
+import { tensor } from '../../lib/ops/create.ts'
+import { addRmsNorm, layerNorm, rmsNorm } from '../../lib/ops/norm.ts'
+import { memory, noGrad } from '../../lib/tensor.ts'
+import { expectClose, golden, leaf, noise, numbers } from '../golden.ts'
+import { differences, layerNorm as layerNormOf, rmsNorm as rmsNormOf } from '../reference.ts'
+
+describe('rmsNorm', () => {
+  for (const name of ['rmsnorm_3x768', 'rmsnorm_5x96'])
+    for (const dtype of ['float64', 'float32'] as const)
+      test(`agrees with PyTorch: ${name} ${dtype}`, () => {
+        const { values, settings } = golden(name)
+        const [x, weight] = [leaf(values.x!, dtype), leaf(values.weight!, dtype)]
+        const y = rmsNorm(x, weight, { eps: Number(settings.eps) })
+        expectClose(y, values.y!)
+        backward(y, leaf(values.dy!, dtype))
+        expectClose(x.grad, values.dx!)
+        expectClose(weight.grad, values.dweight!)
+      })
+
+  test('many rows, so that partial sums are joined; no weight', () => {
+    const [x, w, dy] = [noise([1700, 67], 1), noise([67], 2), noise([1700, 67], 3)]
+    const reference = (v: Float64Array) => rmsNormOf(v, w.data, 1e-5)
+    const [tx, tw] = [leaf(x), leaf(w)]
+    const y = rmsNorm(tx, tw)
+    expectClose(y, { data: reference(x.data), shape: x.shape })
+    backward(y, leaf(dy))
+    // y is linear in the weight.
+    const hat = rmsNormOf(x.data, w.data.slice().fill(1), 1e-5)
+    const dw = w.data.map((_, i) => hat.reduce((sum, v, k) => (k % 67 === i ? sum + v * dy.data[k]! : sum), 0))
+    expectClose(tw.grad, { data: dw, shape: w.shape })
+    const plain = rmsNorm(leaf(x))
+    expectClose(plain, { data: rmsNormOf(x.data, w.data.fill(1), 1e-5), shape: x.shape })
+  })
+
+  test('dx by differences, with and without a weight', () => {
+    const [x, w, dy] = [noise([3, 5], 1), noise([5], 2), noise([3, 5], 3)]
+    for (const weight of [leaf(w), null]) {
+      const tx = leaf(x)
+      backward(rmsNorm(tx, weight), leaf(dy))
+      const scale = weight ? w.data : new Float64Array(5).fill(1)
+      expectClose(
+        tx.grad,
+        { data: differences((v) => rmsNormOf(v, scale, 1e-5), x.data, dy.data), shape: [3, 5] },
+        1e-8,
+      )
+    }
+  })
+
+  test('bfloat16: computed in float32 from what is stored, rounded once', () => {
+    const x = tensor(noise([4, 33], 4).data, { shape: [4, 33], dtype: 'bfloat16', requiresGrad: true })
+    const weight = tensor(noise([33], 5).data, { dtype: 'bfloat16', requiresGrad: true })
+    const y = rmsNorm(x, weight)
+    const expected = rmsNormOf(numbers(x), numbers(weight), 1e-5)
+    numbers(y).forEach((v, i) => {
+      expect(Math.abs(v - expected[i]!)).toBeLessThanOrEqual(Math.abs(expected[i]!) * 2 ** -8)
+    })
+    backward(y, tensor(noise([4, 33], 6).data, { shape: [4, 33], dtype: 'bfloat16' }))
+    expect([x.grad!.dtype, weight.grad!.dtype]).toEqual(['bfloat16', 'bfloat16'])
+  })
+
+  test('empty, one element, and NaN', () => {
+    expect(rmsNorm(tensor([], { shape: [0, 4] })).shape).toEqual([0, 4])
+    const weight = leaf(noise([4], 1))
+    backward(
+      rmsNorm(leaf({ data: new Float64Array(0), shape: [0, 4] }), weight),
+      leaf({ data: new Float64Array(0), shape: [0, 4] }),
+    )
+    expect(numbers(weight.grad)).toEqual([0, 0, 0, 0])
+    expectClose(rmsNorm(leaf({ data: Float64Array.of(-3), shape: [1] })), {
+      data: rmsNormOf([-3], [1], 1e-5),
+      shape: [1],
+    })
+    const y = rmsNorm(
+      tensor([
+        [1, Number.NaN],
+        [1, 1],
+      ]),
+    ).dataSync()
+    expect([Number.isNaN(y[0]), Number.isNaN(y[1]), Number.isNaN(y[2])]).toEqual([true, true, false])
+  })
+
+  test('errors name both sides', () => {
+    expect(() => rmsNorm(tensor([[1, 2, 3]]), tensor([[1, 2]]))).toThrow(
+      'rmsNorm: weight is [1, 2] but rows of x have 3',
+    )
+    expect(() => rmsNorm(tensor([1, 2], { dtype: 'int32' }))).toThrow('rmsNorm: x is int32')
+  })
+
+  test('leaves nothing behind when no gradient is wanted', () => {
+    const [x, weight] = [leaf(noise([3, 5], 1)), leaf(noise([5], 2))]
+    const before = memory().tensors
+    noGrad(() => rmsNorm(x, weight)).dispose()
+    expect(memory().tensors).toBe(before)
+  })
+})
+
+describe('addRmsNorm', () => {
+  const [x, r, w] = [noise([40, 9], 1), noise([40, 9], 2), noise([9], 3)]
+  const [dsum, dy] = [noise([40, 9], 4), noise([40, 9], 5)]
+  const total = (a: Float64Array) => a.map((v, i) => v + r.data[i]!)
+
+  for (const dtype of ['float64', 'float32'] as const)
+    for (const used of ['both', 'sum', 'y'] as const)
+      test(`sum and norm; gradients arrive at ${used}; ${dtype}`, () => {
+        const leaves = [leaf(x, dtype), leaf(r, dtype), leaf(w, dtype)] as const
+        const { sum, y } = addRmsNorm(...leaves)
+        expectClose(sum, { data: total(x.data), shape: x.shape })
+        expectClose(y, { data: rmsNormOf(total(x.data), w.data, 1e-5), shape: x.shape })
+        // A user of both, so that one backward brings both gradients.
+        if (used !== 'y') backward(sum, leaf(dsum, dtype), { retainGraph: true })
+        if (used !== 'sum') backward(y, leaf(dy, dtype))
+        const fromY = differences((v) => rmsNormOf(total(v), w.data, 1e-5), x.data, dy.data)
+        const expected = x.data.map((_, i) => (used === 'y' ? 0 : dsum.data[i]!) + (used === 'sum' ? 0 : fromY[i]!))
+        const near = dtype === 'float64' ? 1e-8 : undefined
+        expectClose(leaves[0].grad, { data: expected, shape: x.shape }, near)
+        expectClose(leaves[1].grad, { data: expected, shape: x.shape }, near)
+        if (used !== 'sum')
+          expectClose(
+            leaves[2].grad,
+            { data: differences((v) => rmsNormOf(total(x.data), v, 1e-5), w.data, dy.data), shape: w.shape },
+            near,
+          )
+      })
+
+  test('one backward with both gradients', () => {
+    const leaves = [leaf(x), leaf(r), leaf(w)] as const
+    const { sum, y } = addRmsNorm(...leaves)
+    const again = addRmsNorm(sum, y)
+    backward(again.sum, leaf(dsum))
+    const fromY = differences((v) => rmsNormOf(total(v), w.data, 1e-5), x.data, dsum.data)
+    expectClose(leaves[0].grad, { data: fromY.map((v, i) => v + dsum.data[i]!), shape: x.shape }, 1e-8)
+  })
+
+  test('errors name both sides', () => {
+    expect(() => addRmsNorm(tensor([[1, 2]]), tensor([1, 2]))).toThrow(
+      'residual is float32 [2] but x is float32 [1, 2]',
+    )
+  })
+})
+
+describe('layerNorm', () => {
+  for (const dtype of ['float64', 'float32'] as const)
+    for (const shape of [
+      [3, 5],
+      [2, 19, 6],
+      [1, 1],
+    ])
+      test(`values and gradients: ${dtype} [${shape.join(', ')}]`, () => {
+        const n = shape.at(-1)!
+        const [x, w, b, dy] = [noise(shape, 1), noise([n], 2), noise([n], 3), noise(shape, 4)]
+        const [tx, tw, tb] = [leaf(x, dtype), leaf(w, dtype), leaf(b, dtype)]
+        const y = layerNorm(tx, tw, tb, { eps: 1e-3 })
+        expectClose(y, { data: layerNormOf(x.data, w.data, b.data, 1e-3), shape })
+        backward(y, leaf(dy, dtype))
+        const [gx, gw, gb] = [
+          differences((v) => layerNormOf(v, w.data, b.data, 1e-3), x.data, dy.data),
+          differences((v) => layerNormOf(x.data, v, b.data, 1e-3), w.data, dy.data),
+          differences((v) => layerNormOf(x.data, w.data, v, 1e-3), b.data, dy.data),
+        ]
+        const near = dtype === 'float64' ? 1e-7 : undefined
+        expectClose(tx.grad, { data: gx, shape }, near)
+        expectClose(tw.grad, { data: gw, shape: [n] }, near)
+        expectClose(tb.grad, { data: gb, shape: [n] }, near)
+      })
+
+  test('without weight, without bias', () => {
+    const [x, w] = [noise([4, 6], 1), noise([6], 2)]
+    const [one, zero] = [new Float64Array(6).fill(1), new Float64Array(6)]
+    expectClose(layerNorm(leaf(x)), { data: layerNormOf(x.data, one, zero, 1e-5), shape: [4, 6] })
+    expectClose(layerNorm(leaf(x), leaf(w)), { data: layerNormOf(x.data, w.data, zero, 1e-5), shape: [4, 6] })
+    expectClose(layerNorm(leaf(x), null, leaf(w)), { data: layerNormOf(x.data, one, w.data, 1e-5), shape: [4, 6] })
+    expect(() => layerNorm(leaf(x), null, leaf(noise([5], 1)))).toThrow('layerNorm: bias is [5] but rows of x have 6')
+  })
+})
