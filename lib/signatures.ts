@@ -79,6 +79,12 @@ export interface Ops {
   neg(x: Handle): Handle
   negGrad(x: Handle, dy: Handle): Handle
   permute(x: Handle, axes: readonly number[]): Handle
+  polyNorm(x: Handle, weight: Handle, bias: Handle, offsets: Handle | null, eps: number): Handle
+  polyNormGlu(gate: Handle, up: Handle, weight: Handle, bias: Handle, offsets: Handle | null, eps: number): Handle
+  polyNormGluGrad(gate: Handle, up: Handle, weight: Handle, bias: Handle, offsets: Handle | null, eps: number, dy: Handle): [Handle, Handle, Handle, Handle]
+  polyNormGrad(x: Handle, weight: Handle, offsets: Handle | null, eps: number, dy: Handle): [Handle, Handle, Handle]
+  polyRelu(x: Handle, weight: Handle, bias: Handle, offsets: Handle | null): Handle
+  polyReluGrad(x: Handle, weight: Handle, offsets: Handle | null, dy: Handle): [Handle, Handle, Handle]
   pow(a: Handle, b: Handle): Handle
   powGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle
   powScalar(x: Handle, value: number, first: boolean): Handle
@@ -115,6 +121,8 @@ export interface Ops {
   sum(x: Handle, axes: readonly number[] | null, keepdims: boolean): Handle
   sumSquares(x: Handle, sum: Handle): void
   sumTo(x: Handle, shape: readonly number[]): Handle
+  swiglu(gate: Handle, up: Handle): Handle
+  swigluGrad(gate: Handle, up: Handle, dy: Handle): [Handle, Handle]
   tanh(x: Handle): Handle
   tanhGrad(x: Handle, dy: Handle): Handle
   toDevice(x: Handle, device: number): Handle

@@ -158,3 +158,13 @@ export function clamp(x: Tensor, min: number | { min?: number; max?: number } = 
     wrap(native.clampGrad(x.handle, dy.handle, low, high)),
   ])
 }
+/**
+ * SwiGLU: `silu(gate) * up`, computed in float32 (float64 for float64) with one rounding at the end.
+ * @param gate any shape, float
+ * @param up the shape of `gate`
+ * @throws Error if the shapes differ
+ */
+export const swiglu = (gate: Tensor, up: Tensor): Tensor =>
+  record('swiglu', native.swiglu(gate.handle, up.handle), [gate, up], (dy) =>
+    native.swigluGrad(gate.handle, up.handle, dy.handle).map((d) => new Tensor(d)),
+  )

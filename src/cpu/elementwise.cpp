@@ -272,4 +272,39 @@ void compareScalar(CompareOp op, View x, double value, View y) {
     apply(Tag<float>{});
 }
 
+void swiglu(View gate, View up, View y) {
+  auto apply = [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    mapTwo<C, C>(gate, up, y, [](const C* g, const C* u, C* out, int64_t n) {
+      for (int64_t i = 0; i < n; i++) out[i] = Swiglu::f(g[i], u[i]);
+    });
+  };
+  if (y.dtype == Dtype::float64)
+    apply(Tag<double>{});
+  else
+    apply(Tag<float>{});
+}
+
+void swigluGrad(View gate, View up, View dy, View dgate, View dup) {
+  auto apply = [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    parallelFor(gate.size(), 16384, [&](int64_t begin, int64_t end) {
+      C copy[5][blockLength];
+      for (int64_t at = begin; at < end; at += blockLength) {
+        int64_t n = end - at < blockLength ? end - at : blockLength;
+        const C *g = load(gate, at, 1, n, copy[0]), *u = load(up, at, 1, n, copy[1]), *d = load(dy, at, 1, n, copy[2]);
+        C *dg = target(dgate, at, 1, copy[3]), *du = target(dup, at, 1, copy[4]);
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) Swiglu::df(g[i], u[i], d[i], dg[i], du[i]);
+        store(dgate, at, 1, n, dg);
+        store(dup, at, 1, n, du);
+      }
+    });
+  };
+  if (gate.dtype == Dtype::float64)
+    apply(Tag<double>{});
+  else
+    apply(Tag<float>{});
+}
+
 }  // namespace cpu::ISA

@@ -164,13 +164,28 @@ struct GeluTanh {  // its tanh approximation
   }
 };
 
+struct Swiglu {  // silu(gate) up
+  template <class T>
+  static HD T f(T gate, T up) {
+    return Silu::f(gate) * up;
+  }
+  template <class T>
+  static HD void df(T gate, T up, T dy, T& dgate, T& dup) {
+    T s = Sigmoid::f(gate);
+    dup = dy * gate * s;
+    dgate = dy * up * (s * (T(1) + gate * (T(1) - s)));
+  }
+};
+
 // name in JavaScript, struct above
-#define UNARY(U)                                                                                                  \
-  U(neg, Neg)                                                                                                     \
-  U(exp, Exp)                                                                                                     \
-  U(log, Log)                                                                                                     \
-  U(sqrt, Sqrt) U(abs, Abs) U(sign, Sign) U(sin, Sin) U(cos, Cos) U(tanh, Tanh) U(sigmoid, Sigmoid) U(relu, Relu) \
-      U(relu2, Relu2) U(silu, Silu) U(gelu, Gelu) U(geluTanh, GeluTanh)
+#define UNARY(U)                                                                                                      \
+  U(neg, Neg)                                                                                                         \
+  U(exp, Exp)                                                                                                         \
+  U(log, Log)                                                                                                         \
+  U(sqrt, Sqrt)                                                                                                       \
+  U(abs, Abs)                                                                                                         \
+  U(sign, Sign) U(sin, Sin) U(cos, Cos) U(tanh, Tanh) U(sigmoid, Sigmoid) U(relu, Relu) U(relu2, Relu2) U(silu, Silu) \
+      U(gelu, Gelu) U(geluTanh, GeluTanh)
 
 // da and db: the derivatives by the first and the second operand; where both are largest, each gets half.
 struct Add {

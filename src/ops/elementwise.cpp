@@ -118,3 +118,20 @@ OP(void, accumulate, (const Tensor& x, const Tensor& y)) {
   check(x.shape == y.shape, "accumulate: x is ", x.shape, " but should have the shape of y, ", y.shape);
   kernels(y.device()).accumulate(x.dtype == y.dtype ? x : cast(x, y.dtype), y);
 }
+
+OP(Tensor, swiglu, (const Tensor& gate, const Tensor& up)) {
+  sameDevice(gate, up, "swiglu");
+  check(isFloat(gate.dtype), "swiglu: gate is ", gate.dtype, ", but should be a floating-point tensor");
+  check(gate.shape == up.shape, "swiglu: gate is ", gate.shape, " but up is ", up.shape);
+  Tensor y = emptyLike(gate);
+  kernels(gate.device()).swiglu(contiguous(gate), cast(up, gate.dtype), y);
+  return y;
+}
+
+using Pair = std::tuple<Tensor, Tensor>;
+OP(Pair, swigluGrad, (const Tensor& gate, const Tensor& up, const Tensor& dy)) {
+  check(dy.shape == gate.shape, "swigluGrad: the gradient is ", dy.shape, " but gate is ", gate.shape);
+  Tensor dgate = emptyLike(gate), dup = emptyLike(gate);
+  kernels(gate.device()).swigluGrad(contiguous(gate), cast(up, gate.dtype), cast(dy, gate.dtype), dgate, dup);
+  return {dgate, dup};
+}
