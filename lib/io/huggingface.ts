@@ -11,6 +11,8 @@ const unsupported: Record<string, { off: (v: unknown) => boolean; instead: strin
   partial_rotary_factor: { off: (v) => v === 1, instead: 'RoPE over the whole head' },
   clip_qkv: { off: () => false, instead: 'no clipping' },
 }
+// transformers would otherwise take its own models' ids, which are ordinary tokens here, for the end of a text.
+const noTokens = { bos_token_id: null, eos_token_id: null, pad_token_id: null }
 const actAliases: Record<string, string> = { gelu_pytorch_tanh: 'gelu_tanh', gelu_new: 'gelu_tanh' }
 
 /**
@@ -47,7 +49,7 @@ export function toHuggingFace(config: ModelConfig): Record<string, unknown> {
   const plain = config.hidden_act === 'swiglu' && config.norm_type === 'rms' && config.hidden_dropout === 0
   const moe = config.num_experts > 0
   if (plain && !moe && !config.qk_norm)
-    return { architectures: ['LlamaForCausalLM'], model_type: 'llama', ...fields, hidden_act: 'silu' }
+    return { architectures: ['LlamaForCausalLM'], model_type: 'llama', ...fields, hidden_act: 'silu', ...noTokens }
   // OLMoE has no head_dim of its own and keeps the experts' width in intermediate_size.
   const olmoe = plain && moe && config.qk_norm && config.num_shared_experts === 0
   if (olmoe && config.head_dim * config.num_attention_heads === config.hidden_size)
@@ -57,6 +59,7 @@ export function toHuggingFace(config: ModelConfig): Record<string, unknown> {
       ...fields,
       intermediate_size: config.moe_intermediate_size,
       hidden_act: 'silu',
+      ...noTokens,
     }
   return { model_type: 'polygrad', ...fields }
 }

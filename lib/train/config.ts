@@ -141,7 +141,8 @@ const everyField = (except: Section): string[] => [
 /**
  * Checks a run's description and fills in the defaults.
  * @param input the parsed RUN.json
- * @param options.name the run's name. @param options.folder what its paths are relative to
+ * @param options.name the run's name
+ * @param options.folder what its paths are relative to. Default: the working folder.
  * @throws ConfigError naming the field (an unknown one with the nearest that exists)
  */
 export function runConfig(input: unknown, options: { name?: string; folder?: string } = {}): RunConfig {

@@ -1,12 +1,15 @@
 import {
+  closeSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   rmSync,
   statSync,
   truncateSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -355,6 +358,21 @@ describe('folders and shards', () => {
     await expect(SafetensorsReader.open(join(folder, 'nothing'))).rejects.toThrow('no such file or folder (ENOENT)')
     mkdirSync(join(folder, 'empty'))
     await expect(SafetensorsReader.open(join(folder, 'empty'))).rejects.toThrow('holds neither model.safetensors nor')
+  })
+  test('a tensor of 5 GB is passed over without being read', async () => {
+    const large = 5e9
+    const entry = (shape: number[], begin: number, end: number) => ({ dtype: 'U8', shape, data_offsets: [begin, end] })
+    const header = file(JSON.stringify({ large: entry([large], 0, large), small: entry([3], large, large + 3) }))
+    // A file with a hole: the disk holds a few kilobytes of it.
+    const fd = openSync(path, 'w')
+    writeSync(fd, header)
+    writeSync(fd, Uint8Array.of(7, 8, 9), 0, 3, header.length + large)
+    closeSync(fd)
+    const reader = await SafetensorsReader.open(path)
+    expect([...(await reader.read('small')).data]).toEqual([7, 8, 9])
+    expect(reader.tensors.get('large')!.offsets).toEqual([0, large])
+    await reader.close()
+    rmSync(path)
   })
   test('no such tensor, a type that is not read, a file cut while open', async () => {
     writeFileSync(path, one('U16', [3], [0, 6], 6))
