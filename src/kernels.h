@@ -82,27 +82,37 @@
   K(clipCoefficient, (View sums, View loss, double maxNorm, View state)) \
   K(adamw, (View p, View g, View m, View v, View half, View hyper, View state))
 
-#define KERNELS(K)                                                                                                   \
-  ELEMENTWISE_KERNELS(K)                                                                                             \
-  REDUCE_KERNELS(K)                                                                                                  \
-  NORM_KERNELS(K)                                                                                                    \
-  SOFTMAX_KERNELS(K)                                                                                                 \
-  LOSS_KERNELS(K)                                                                                                    \
-  ROPE_KERNELS(K)                                                                                                    \
-  EMBEDDING_KERNELS(K)                                                                                               \
-  OPTIM_KERNELS(K)                                                                                                   \
-  K(swiglu, (View gate, View up, View y)) /* y = silu(gate) up; contiguous */                                        \
-  K(swigluGrad, (View gate, View up, View dy, View dgate, View dup))                                                 \
-  /* poly: weight [order], highest power first, and bias [1]; with offsets [E + 1] rows offsets[e] to offsets[e + 1] \
-   */                                                                                                                \
-  /* use row e of weight [E, order] and bias [E] */                                                                  \
-  K(polyRelu, (View x, View weight, View bias, View offsets, View y))                                                \
-  K(polyReluGrad, (View x, View weight, View offsets, View dy, View dx, View dweight, View dbias))                   \
-  K(polyNorm, (View x, View weight, View bias, View offsets, double eps, View y))                                    \
-  K(polyNormGrad, (View x, View weight, View offsets, double eps, View dy, View dx, View dweight, View dbias))       \
-  K(polyNormGlu, (View gate, View up, View weight, View bias, View offsets, double eps, View y))                     \
-  K(polyNormGluGrad, (View gate, View up, View weight, View bias, View offsets, double eps, View dy, View dgate,     \
+// poly: weight (order), highest power first, and bias (1); with offsets (E + 1) the rows offsets[e] to offsets[e + 1]
+// use row e of weight (E, order) and bias (E). swiglu: y = silu(gate) up, contiguous.
+#define POLY_KERNELS(K)                                                                                          \
+  K(swiglu, (View gate, View up, View y))                                                                        \
+  K(swigluGrad, (View gate, View up, View dy, View dgate, View dup))                                             \
+  K(polyRelu, (View x, View weight, View bias, View offsets, View y))                                            \
+  K(polyReluGrad, (View x, View weight, View offsets, View dy, View dx, View dweight, View dbias))               \
+  K(polyNorm, (View x, View weight, View bias, View offsets, double eps, View y))                                \
+  K(polyNormGrad, (View x, View weight, View offsets, double eps, View dy, View dx, View dweight, View dbias))   \
+  K(polyNormGlu, (View gate, View up, View weight, View bias, View offsets, double eps, View y))                 \
+  K(polyNormGluGrad, (View gate, View up, View weight, View bias, View offsets, double eps, View dy, View dgate, \
                       View dup, View dweight, View dbias))
+
+// matmul: y (..., m, n) = alpha a (..., m, k) @ b (..., k, n) + beta y, all of one rank and dtype, none empty. The last
+// two axes of a and b satisfy matrixLayout (core/matrix.h), those of y are rows in order. Batch axes have the same
+// lengths in all three: stride 0 in a or b repeats that operand, stride 0 in y sums over the axis.
+#define MATMUL_KERNELS(K) K(matmul, (View a, View b, View y, double alpha, double beta))
+
+// clang-format off
+#define KERNELS(K) \
+  ELEMENTWISE_KERNELS(K) \
+  REDUCE_KERNELS(K) \
+  MATMUL_KERNELS(K) \
+  NORM_KERNELS(K) \
+  SOFTMAX_KERNELS(K) \
+  LOSS_KERNELS(K) \
+  ROPE_KERNELS(K) \
+  EMBEDDING_KERNELS(K) \
+  OPTIM_KERNELS(K) \
+  POLY_KERNELS(K)
+// clang-format on
 
 // Memory and completion, called at once on the caller's thread. Memory is ordered by the stream: a released block may
 // serve the next allocation although queued kernels still use it, because whatever uses it next is queued behind them.

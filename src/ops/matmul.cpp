@@ -1,0 +1,179 @@
+// Matrix products with PyTorch's meanings, and their gradients, without copies of transposed or repeated operands.
+#include "core/matrix.h"
+#include "ops/op.h"
+#include "ops/promote.h"
+
+namespace {
+
+// x, or a copy if the product cannot read its matrices where they lie.
+Tensor readable(const Tensor& x) {
+  int r = x.shape.rank;
+  bool fine = matrixLayout(x.shape[r - 2], x.shape[r - 1], x.stride[r - 2], x.stride[r - 1]).readable;
+  return fine ? x : contiguous(x);
+}
+
+Tensor transposed(const Tensor& x) {
+  Tensor t = x;
+  int r = x.shape.rank;
+  std::swap(t.shape[r - 2], t.shape[r - 1]);
+  std::swap(t.stride[r - 2], t.stride[r - 1]);
+  return t;
+}
+
+Tensor withAxis(const Tensor& x, int at) {
+  Tensor t = x;
+  t.shape = t.stride = Shape{};
+  for (int i = 0; i <= x.shape.rank; i++) {
+    if (i == at) t.shape.push(1), t.stride.push(1);
+    if (i < x.shape.rank) t.shape.push(x.shape[i]), t.stride.push(x.stride[i]);
+  }
+  return t;
+}
+
+// A vector a is a row, a vector b a column.
+Tensor asRows(const Tensor& a) { return a.shape.rank == 1 ? withAxis(a, 0) : a; }
+Tensor asColumns(const Tensor& b) { return b.shape.rank == 1 ? withAxis(b, 1) : b; }
+
+// The batch axes of x made those of `batch`; its last two axes stay.
+Tensor inBatch(const Tensor& x, const Shape& batch, const char* op) {
+  Shape full = batch;
+  full.push(x.shape[x.shape.rank - 2]);
+  full.push(x.shape[x.shape.rank - 1]);
+  return broadcastTo(x, full, op);
+}
+
+Shape batchOf(const Tensor& x) {
+  Shape s;
+  for (int i = 0; i + 2 < x.shape.rank; i++) s.push(x.shape[i]);
+  return s;
+}
+
+// y = alpha a @ b + beta y, where `batch` has the axes of all three.
+void product(const Tensor& a, const Tensor& b, const Tensor& y, const Shape& batch, double beta, const char* op) {
+  int64_t depth = a.shape[a.shape.rank - 1];
+  for (int64_t d : {y.shape[y.shape.rank - 2], y.shape[y.shape.rank - 1], depth})
+    check(d < (int64_t(1) << 31), op, ": an axis of ", d, " elements is too long for a matrix product");
+  if (y.size() == 0) return;
+  if (depth == 0 || batch.count() == 0) {
+    if (beta == 0) kernels(y.device()).fill(y, 0);
+    return;
+  }
+  kernels(y.device())
+      .matmul(inBatch(readable(a), batch, op), inBatch(readable(b), batch, op), inBatch(y, batch, op), 1, beta);
+}
+
+void expectFloat(const Tensor& x, const char* op, const char* name) {
+  check(isFloat(x.dtype), op, ": ", name, " is ", x.dtype, ", but should be a floating-point tensor");
+}
+
+struct Operands {
+  Tensor a, b;  // of one dtype, at least two axes each
+  bool rowVector, columnVector;
+  Shape batch, result;
+  Operands(const Tensor& left, const Tensor& right, const char* op) {
+    sameDevice(left, right, op);
+    expectFloat(left, op, "a");
+    expectFloat(right, op, "b");
+    check(left.shape.rank > 0 && right.shape.rank > 0, op, ": a is ", left.shape, " and b is ", right.shape,
+          ", but both should have at least one axis");
+    rowVector = left.shape.rank == 1, columnVector = right.shape.rank == 1;
+    Dtype t = promote(left.dtype, right.dtype);
+    a = asRows(left.dtype == t ? left : cast(left, t));
+    b = asColumns(right.dtype == t ? right : cast(right, t));
+    int64_t k = a.shape[a.shape.rank - 1], kb = b.shape[b.shape.rank - 2];
+    check(k == kb, op, ": a is ", left.shape, " and b is ", right.shape, ", but the ", k,
+          " columns of a should be the ", kb, " rows of b");
+    batch = broadcastShapes(batchOf(a), batchOf(b), op);
+    result = batch;
+    if (!rowVector) result.push(a.shape[a.shape.rank - 2]);
+    if (!columnVector) result.push(b.shape[b.shape.rank - 1]);
+  }
+  Tensor gradient(const Tensor& dy, const char* op) const {  // seen as a matrix again
+    check(dy.shape == result, op, ": the gradient is ", dy.shape, " but the product is ", result);
+    Tensor d = dy.dtype == a.dtype ? dy : cast(dy, a.dtype);
+    if (columnVector) d = withAxis(d, d.shape.rank);
+    return rowVector ? withAxis(d, d.shape.rank - 1) : d;
+  }
+};
+
+// x (..., d) as rows; without a copy if it lies in order.
+Tensor rowsOf(const Tensor& x) {
+  int64_t cols = x.shape.last();
+  if (x.shape.rank == 2) return x;
+  Tensor t = contiguous(x);
+  return window(t, Shape{x.rows(), cols}, Shape{cols, 1}, t.offset);
+}
+
+}  // namespace
+
+OP(Tensor, matmul, (const Tensor& a, const Tensor& b)) {
+  Operands o(a, b, "matmul");
+  Tensor y = empty(o.result, o.a.dtype, a.device());
+  Tensor matrix = y;
+  matrix.shape = o.batch;
+  matrix.shape.push(o.a.shape[o.a.shape.rank - 2]);
+  matrix.shape.push(o.b.shape[o.b.shape.rank - 1]);
+  matrix.stride = matrix.shape.strides();
+  product(o.a, o.b, matrix, o.batch, 0, "matmul");
+  return y;
+}
+
+// da = dy @ b^T, summed over the batch axes that a lacks.
+OP(Tensor, matmulGradA, (const Tensor& a, const Tensor& b, const Tensor& dy)) {
+  Operands o(a, b, "matmul");
+  Tensor da = empty(a.shape, a.dtype, a.device()), d = o.gradient(dy, "matmul");
+  Tensor to = o.a.dtype == a.dtype ? da : empty(a.shape, o.a.dtype, a.device());
+  product(d, transposed(o.b), asRows(to), o.batch, 0, "matmul");
+  if (to.buffer != da.buffer) kernels(a.device()).copy(to, da);
+  return da;
+}
+
+// db = a^T @ dy, summed over the batch axes that b lacks.
+OP(Tensor, matmulGradB, (const Tensor& a, const Tensor& b, const Tensor& dy)) {
+  Operands o(a, b, "matmul");
+  Tensor db = empty(b.shape, b.dtype, b.device()), d = o.gradient(dy, "matmul");
+  Tensor to = o.b.dtype == b.dtype ? db : empty(b.shape, o.b.dtype, b.device());
+  product(transposed(o.a), d, asColumns(to), o.batch, 0, "matmul");
+  if (to.buffer != db.buffer) kernels(b.device()).copy(to, db);
+  return db;
+}
+
+// y (..., out) = x (..., in) @ weight (out, in)^T + bias (out).
+OP(Tensor, linear, (const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias)) {
+  sameDevice(x, weight, "linear");
+  expectFloat(x, "linear", "x");
+  check(weight.shape.rank == 2 && x.shape.rank > 0 && weight.shape[1] == x.shape.last(), "linear: weight is ",
+        weight.shape, " but should be [out, ", x.shape.last(), "] for x of ", x.shape);
+  check(weight.dtype == x.dtype, "linear: weight is ", weight.dtype, " but x is ", x.dtype);
+  Shape shape = x.shape;
+  shape[shape.rank - 1] = weight.shape[0];
+  Tensor y = empty(shape, x.dtype, x.device());
+  if (bias) {
+    check(bias->shape == Shape{weight.shape[0]}, "linear: bias is ", bias->shape, " but should be [", weight.shape[0],
+          "]");
+    kernels(x.device()).copy(broadcastTo(*bias, shape, "linear"), y);
+  }
+  product(rowsOf(x), transposed(weight), rowsOf(y), Shape{}, bias ? 1 : 0, "linear");
+  return y;
+}
+
+// dx = dy @ weight.
+OP(Tensor, linearGradX, (const Tensor& dy, const Tensor& weight)) {
+  Shape shape = dy.shape;
+  shape[shape.rank - 1] = weight.shape[1];
+  Tensor dx = empty(shape, weight.dtype, weight.device());
+  product(rowsOf(dy.dtype == weight.dtype ? dy : cast(dy, weight.dtype)), weight, rowsOf(dx), Shape{}, 0, "linear");
+  return dx;
+}
+
+// dweight = dy^T @ x; `sum`, if given, is a gradient that it is added to, in place, and returned.
+OP(Tensor, linearGradWeight, (const Tensor& x, const Tensor& dy, const std::optional<Tensor>& sum)) {
+  Shape shape{dy.cols(), x.cols()};
+  if (sum)
+    check(sum->shape == shape && sum->dtype == x.dtype && sum->contiguous(), "linear: the gradient of the weight is ",
+          sum->shape, " of ", sum->dtype, " but should be ", shape, " of ", x.dtype);
+  Tensor dw = sum ? *sum : empty(shape, x.dtype, x.device());
+  product(transposed(rowsOf(dy.dtype == x.dtype ? dy : cast(dy, x.dtype))), rowsOf(x), dw, Shape{}, sum ? 1 : 0,
+          "linear");
+  return dw;
+}
