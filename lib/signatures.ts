@@ -54,6 +54,9 @@ export interface Ops {
   layerNormGrad(x: Handle, weight: Handle | null, mean: Handle, rstd: Handle, dy: Handle, wantWeight: boolean, wantBias: boolean): [Handle, Handle, Handle]
   le(a: Handle, b: Handle): Handle
   leScalar(x: Handle, value: number): Handle
+  linear(x: Handle, weight: Handle, bias: Handle | null): Handle
+  linearGradWeight(x: Handle, dy: Handle, sum: Handle | null): Handle
+  linearGradX(dy: Handle, weight: Handle): Handle
   log(x: Handle): Handle
   logGrad(x: Handle, dy: Handle): Handle
   logSoftmax(x: Handle): Handle
@@ -62,6 +65,9 @@ export interface Ops {
   logsumexpGrad(x: Handle, y: Handle, dy: Handle): Handle
   lt(a: Handle, b: Handle): Handle
   ltScalar(x: Handle, value: number): Handle
+  matmul(a: Handle, b: Handle): Handle
+  matmulGradA(a: Handle, b: Handle, dy: Handle): Handle
+  matmulGradB(a: Handle, b: Handle, dy: Handle): Handle
   max(x: Handle, axes: readonly number[] | null, keepdims: boolean): Handle
   maximum(a: Handle, b: Handle): Handle
   maximumGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle

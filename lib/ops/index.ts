@@ -2,6 +2,7 @@
 export * from './elementwise.ts'
 export * from './embedding.ts'
 export * from './loss.ts'
+export * from './matmul.ts'
 export * from './norm.ts'
 export * from './poly.ts'
 export * from './reduce.ts'

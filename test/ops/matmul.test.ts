@@ -181,6 +181,24 @@ const transpose = (x: Values): Values => {
   return { data, shape: [cols, rows] }
 }
 
+test('linear adds a bias to each row', () => {
+  const x = noise([6, 5], 1)
+  const weight = noise([4, 5], 2)
+  const bias = noise([4], 3)
+  const dy = noise([6, 4], 4)
+  const { y } = reference.matmul(x, transpose(weight))
+  const b = leaf(bias)
+  const got = linear(leaf({ ...x, shape: [2, 3, 5] }), leaf(weight), b)
+  expectClose(got, { data: y.data.map((v, i) => v + bias.data[i % 4]!), shape: [2, 3, 4] })
+  backward(got, leaf({ ...dy, shape: [2, 3, 4] }))
+  const sums = new Float64Array(4)
+  dy.data.forEach((d, i) => {
+    sums[i % 4]! += d
+  })
+  expectClose(b.grad, { data: sums, shape: [4] })
+  expect(() => linear(leaf(x), leaf(weight), leaf(noise([5], 1)))).toThrow('linear: bias is [5] but should be [4]')
+})
+
 test('the gradient of a weight can be added to an earlier one', () => {
   const x = leaf(noise([8, 5], 1))
   const dy = leaf(noise([8, 3], 2))
