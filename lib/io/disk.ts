@@ -124,7 +124,7 @@ export class DiskWriter {
     await this.file.close().catch(() => {})
   }
 }
-const piece = 1 << 22
+const piece = 1 << 20
 
 /** Writes a file by `body`, to the disk. */
 export async function writeFile(
@@ -183,9 +183,14 @@ export async function syncFolder(disk: Disk, path: string): Promise<void> {
   }
 }
 
-/** Reads `length` bytes at `position`; fewer only at the end of the file. */
-export async function readAt(file: DiskFile, path: string, position: number, length: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(length)
+/** Reads `length` bytes at `position`, into `bytes` if given; fewer only at the end of the file. */
+export async function readAt(
+  file: DiskFile,
+  path: string,
+  position: number,
+  length: number,
+  bytes: Uint8Array = new Uint8Array(length),
+): Promise<Uint8Array> {
   let got = 0
   try {
     while (got < length) {
@@ -222,10 +227,11 @@ export async function checksum(disk: Disk, path: string): Promise<Written> {
     throw diskError('read', path, e)
   }
   try {
+    const buffer = new Uint8Array(piece)
     let crc = 0
     let at = 0
     for (;;) {
-      const bytes = await readAt(file, path, at, piece)
+      const bytes = await readAt(file, path, at, piece, buffer)
       crc = crc32(bytes, crc)
       at += bytes.length
       if (bytes.length < piece) return { bytes: at, crc32: crc }
