@@ -26,6 +26,7 @@ export interface Ops {
   contiguous(x: Handle): Handle
   cos(x: Handle): Handle
   cosGrad(x: Handle, dy: Handle): Handle
+  countUpdate(state: Handle): void
   crossEntropy(logits: Handle, targets: Handle, ignore: number): [Handle, Handle]
   crossEntropyGrad(logits: Handle, targets: Handle, ignore: number, stats: Handle, dy: Handle): Handle
   deviceOf(x: Handle): number

@@ -73,13 +73,14 @@
   K(embedding, (View ids, View weight, View y)) \
   K(embeddingGrad, (View ids, View dy, View dweight))
 
-// Flat buffers. sum (1), sums, state and hyper are float64; state: updates made, clip coefficient, whether all is
+// Flat buffers. sum (1), sums, state and hyper are float64. state: updates made, clip coefficient, whether all is
 // finite, global norm; hyper: lr, beta1, beta2, eps, weight decay. clipCoefficient makes the state from the sums of the
-// parts (maxNorm 0: no clipping) and counts the update if the norm and the loss are finite; if not, adamw touches
+// parts (maxNorm 0: no clipping). If the norm or the loss is not finite, countUpdate does not count and adamw touches
 // nothing. adamw: in place, float32 or float64; half, if given, receives p in 16 bits.
 #define OPTIM_KERNELS(K)                                                 \
   K(sumSquares, (View x, View sum))                                      \
   K(clipCoefficient, (View sums, View loss, double maxNorm, View state)) \
+  K(countUpdate, (View state))                                           \
   K(adamw, (View p, View g, View m, View v, View half, View hyper, View state))
 
 // poly: weight (order), highest power first, and bias (1); with offsets (E + 1) the rows offsets[e] to offsets[e + 1]

@@ -257,5 +257,30 @@ export function polyNorm(
     dweight,
     dbias,
     terms,
+
+/** AdamW with decoupled decay, one array of parameters. */
+export class AdamW {
+  p: Float64Array
+  #m: Float64Array
+  #v: Float64Array
+  #steps = 0
+  constructor(
+    start: Float64Array,
+    readonly options: { betas: readonly [number, number]; eps: number; weightDecay: number },
+  ) {
+    this.p = start.slice()
+    this.#m = new Float64Array(start.length)
+    this.#v = new Float64Array(start.length)
+  }
+  step(g: ArrayLike<number>, lr: number): void {
+    const [b1, b2] = this.options.betas
+    this.#steps++
+    this.p.forEach((p, i) => {
+      this.#m[i] = b1 * this.#m[i]! + (1 - b1) * g[i]!
+      this.#v[i] = b2 * this.#v[i]! + (1 - b2) * g[i]! * g[i]!
+      const mean = this.#m[i]! / (1 - b1 ** this.#steps)
+      const square = this.#v[i]! / (1 - b2 ** this.#steps)
+      this.p[i] = p - lr * (this.options.weightDecay * p + mean / (Math.sqrt(square) + this.options.eps))
+    })
   }
 }

@@ -50,11 +50,12 @@ void clipCoefficient(View sums, View loss, double maxNorm, View state) {
   if (loss.given()) finite = finite && __builtin_isfinite(*load<double>(loss, 0, 1, 1, &space));
   double* s = state.as<double>();
   double coefficient = maxNorm > 0 ? maxNorm / (norm + 1e-6) : 1;
-  s[0] += finite;
   s[1] = coefficient < 1 ? coefficient : 1;
   s[2] = finite;
   s[3] = norm;
 }
+
+void countUpdate(View state) { state.as<double>()[0] += state.as<double>()[2]; }
 
 namespace {
 

@@ -37,6 +37,11 @@ OP(void, clipCoefficient, (const Tensor& sums, std::optional<Tensor> loss, doubl
   kernels(state.device()).clipCoefficient(sums, loss ? View(*loss) : View{}, maxNorm, state);
 }
 
+OP(void, countUpdate, (const Tensor& state)) {
+  checkNumbers(state, 4, "countUpdate", "state");
+  kernels(state.device()).countUpdate(state);
+}
+
 OP(void, adamw,
    (const Tensor& p, const Tensor& g, const Tensor& m, const Tensor& v, std::optional<Tensor> half, const Tensor& hyper,
     const Tensor& state)) {
