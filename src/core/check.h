@@ -1,7 +1,9 @@
 #pragma once
 // Errors are exceptions with a stable code; the N-API boundary turns them into JavaScript errors. Nothing here exits.
+#include <cstddef>
 #include <cstdint>
-#include <sstream>
+#include <initializer_list>
+#include <ostream>
 #include <stdexcept>
 #include <string>
 
@@ -17,15 +19,36 @@ struct OutOfMemory : Error {
   size_t requested, available, peak;  // bytes
 };
 
+// A piece of a message. Erased, so that a check costs its caller a few instructions and the compiler next to nothing.
+class Part {
+ public:
+  template <class T>
+  Part(const T& value) : value(&value), print([](std::ostream& out, const void* value) { out << *(const T*)value; }) {}
+  Part(const char* words)
+      : value(words), print([](std::ostream& out, const void* words) { out << (const char*)words; }) {}
+  template <size_t n>
+  Part(const char (&words)[n]) : Part((const char*)words) {}
+  friend std::ostream& operator<<(std::ostream& out, const Part& part) {
+    part.print(out, part.value);
+    return out;
+  }
+
+ private:
+  const void* value;
+  void (*print)(std::ostream&, const void*);
+};
+
+std::string joined(std::initializer_list<Part> parts);
+[[noreturn]] void throwError(std::initializer_list<Part> parts, const char* code);
+
+// The parts as one string.
 template <class... Parts>
-std::string text(Parts&&... parts) {
-  std::ostringstream out;
-  (out << ... << parts);
-  return out.str();
+std::string text(const Parts&... parts) {
+  return joined({Part(parts)...});
 }
 
 // check(condition, "op: what is, ", value, ", what should be"): throws Error with the parts joined.
 template <class... Parts>
-inline void check(bool ok, Parts&&... message) {
-  if (__builtin_expect(!ok, 0)) throw Error(text(message...), "ERR_INVALID");
+inline void check(bool ok, const Parts&... message) {
+  if (__builtin_expect(!ok, 0)) throwError({Part(message)...}, "ERR_INVALID");
 }

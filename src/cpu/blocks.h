@@ -56,10 +56,9 @@ HD T stored(C x) {
     return (T)x;
 }
 
-// n <= blockLength elements of x from `at` on, `step` apart. Returns x's own memory where no change is needed.
+// Out of line: compiled once a compute type, and called once a block.
 template <class C>
-const C* load(const View& x, int64_t at, int64_t step, int64_t n, C* block) {
-  if (x.dtype == DtypeOf<C>::value && step == 1) return x.as<C>() + at;
+__attribute__((noinline)) void gather(const View& x, int64_t at, int64_t step, int64_t n, C* block) {
   withDtype(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const T* in = x.as<T>() + at;
@@ -68,6 +67,24 @@ const C* load(const View& x, int64_t at, int64_t step, int64_t n, C* block) {
     else
       for (int64_t i = 0; i < n; i++) block[i] = loaded<C>(in[i * step]);
   });
+}
+template <class C>
+__attribute__((noinline)) void scatter(const View& y, int64_t at, int64_t step, int64_t n, const C* block) {
+  withDtype(y.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    T* out = y.as<T>() + at;
+    if (step == 1)
+      for (int64_t i = 0; i < n; i++) out[i] = stored<T>(block[i]);
+    else
+      for (int64_t i = 0; i < n; i++) out[i * step] = stored<T>(block[i]);
+  });
+}
+
+// n <= blockLength elements of x from `at` on, `step` apart. Returns x's own memory where no change is needed.
+template <class C>
+const C* load(const View& x, int64_t at, int64_t step, int64_t n, C* block) {
+  if (x.dtype == DtypeOf<C>::value && step == 1) return x.as<C>() + at;
+  gather(x, at, step, n, block);
   return block;
 }
 
@@ -79,14 +96,7 @@ C* target(const View& y, int64_t at, int64_t step, C* block) {
 template <class C>
 void store(const View& y, int64_t at, int64_t step, int64_t n, const C* block) {
   if (y.dtype == DtypeOf<C>::value && step == 1) return;
-  withDtype(y.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    T* out = y.as<T>() + at;
-    if (step == 1)
-      for (int64_t i = 0; i < n; i++) out[i] = stored<T>(block[i]);
-    else
-      for (int64_t i = 0; i < n; i++) out[i * step] = stored<T>(block[i]);
-  });
+  scatter(y, at, step, n, block);
 }
 
 }  // namespace cpu::ISA

@@ -7,58 +7,54 @@
 namespace cpu::ISA {
 namespace {
 
-// kernel(x, y, n) over contiguous runs of the compute type C.
-template <class C, class Fn>
-void mapOne(View x, View y, Fn kernel) {
-  Walk walk({&y, &x});
+// One kernel over contiguous blocks of its inputs (in the compute type C) and its result (R). Out of line and given the
+// kernel as a pointer, so that the walk is compiled once a type and not once an operation.
+template <class C, class R, int N>
+__attribute__((noinline)) void mapBlocks(const View* const (&views)[N + 1],
+                                         void (*kernel)(const void* self, const C* const* in, R* out, int64_t n),
+                                         const void* self) {
+  Walk walk(views);
+  const View& y = *views[0];
   walk.run([&](const int64_t* at, int64_t length) {
-    C in[blockLength], out[blockLength];
+    C in[N][blockLength];
+    R out[blockLength];
     for (int64_t i = 0; i < length; i += blockLength) {
       int64_t n = length - i < blockLength ? length - i : blockLength;
-      int64_t atY = at[0] + i * walk.step(0), atX = at[1] + i * walk.step(1);
-      C* to = target(y, atY, walk.step(0), out);
-      kernel(load(x, atX, walk.step(1), n, in), to, n);
+      const C* from[N];
+      for (int v = 0; v < N; v++)
+        from[v] = load(*views[v + 1], at[v + 1] + i * walk.step(v + 1), walk.step(v + 1), n, in[v]);
+      int64_t atY = at[0] + i * walk.step(0);
+      R* to = target(y, atY, walk.step(0), out);
+      kernel(self, from, to, n);
       store(y, atY, walk.step(0), n, to);
     }
   });
+}
+
+// kernel(x, y, n) over contiguous runs of the compute type C.
+template <class C, class Fn>
+void mapOne(const View& x, const View& y, Fn kernel) {
+  mapBlocks<C, C, 1>(
+      {&y, &x}, [](const void* self, const C* const* in, C* out, int64_t n) { (*(const Fn*)self)(in[0], out, n); },
+      &kernel);
 }
 
 // kernel(a, b, y, n) over contiguous runs; the inputs in the compute type C, the result in R.
 template <class C, class R, class Fn>
-void mapTwo(View a, View b, View y, Fn kernel) {
-  Walk walk({&y, &a, &b});
-  walk.run([&](const int64_t* at, int64_t length) {
-    C first[blockLength], second[blockLength];
-    R out[blockLength];
-    for (int64_t i = 0; i < length; i += blockLength) {
-      int64_t n = length - i < blockLength ? length - i : blockLength;
-      int64_t atY = at[0] + i * walk.step(0);
-      const C* u = load(a, at[1] + i * walk.step(1), walk.step(1), n, first);
-      const C* v = load(b, at[2] + i * walk.step(2), walk.step(2), n, second);
-      R* to = target(y, atY, walk.step(0), out);
-      kernel(u, v, to, n);
-      store(y, atY, walk.step(0), n, to);
-    }
-  });
+void mapTwo(const View& a, const View& b, const View& y, Fn kernel) {
+  mapBlocks<C, R, 2>(
+      {&y, &a, &b},
+      [](const void* self, const C* const* in, R* out, int64_t n) { (*(const Fn*)self)(in[0], in[1], out, n); },
+      &kernel);
 }
 
 // kernel(a, b, c, y, n): as mapTwo, for three.
 template <class C, class Fn>
-void mapThree(View a, View b, View c, View y, Fn kernel) {
-  Walk walk({&y, &a, &b, &c});
-  walk.run([&](const int64_t* at, int64_t length) {
-    C first[blockLength], second[blockLength], third[blockLength], out[blockLength];
-    for (int64_t i = 0; i < length; i += blockLength) {
-      int64_t n = length - i < blockLength ? length - i : blockLength;
-      int64_t atY = at[0] + i * walk.step(0);
-      const C* u = load(a, at[1] + i * walk.step(1), walk.step(1), n, first);
-      const C* v = load(b, at[2] + i * walk.step(2), walk.step(2), n, second);
-      const C* w = load(c, at[3] + i * walk.step(3), walk.step(3), n, third);
-      C* to = target(y, atY, walk.step(0), out);
-      kernel(u, v, w, to, n);
-      store(y, atY, walk.step(0), n, to);
-    }
-  });
+void mapThree(const View& a, const View& b, const View& c, const View& y, Fn kernel) {
+  mapBlocks<C, C, 3>(
+      {&y, &a, &b, &c},
+      [](const void* self, const C* const* in, C* out, int64_t n) { (*(const Fn*)self)(in[0], in[1], in[2], out, n); },
+      &kernel);
 }
 
 }  // namespace

@@ -127,13 +127,18 @@ void give(Results& out, std::tuple<T...>&& all) {
   std::apply([&](auto&&... one) { (out.tensor(std::move(one)), ...); }, std::move(all));
 }
 
+// Lists an op. "(const Tensor& x, double eps)" gives the names of its parameters; their types come from the compiler.
+void addOp(const char* name, const std::string& params, const std::vector<std::string>& types,
+           const std::string& result, void (*call)(const Arguments&, Results&));
+[[noreturn]] void throwCount(const char* name, int expected, int got);
+
 template <auto fn>
 struct Signature;
 template <class R, class... A, R (*fn)(A...)>
 struct Signature<fn> {
   static inline const char* name;
   static void call(const Arguments& args, Results& results) {
-    check(args.count() <= (int)sizeof...(A), name, ": expects ", sizeof...(A), " arguments, got ", args.count());
+    if (args.count() > (int)sizeof...(A)) throwCount(name, (int)sizeof...(A), args.count());
     [&]<size_t... i>(std::index_sequence<i...>) {
       if constexpr (std::is_void_v<R>)
         fn(Type<std::remove_cvref_t<A>>::take(args, (int)i)...);
@@ -142,21 +147,9 @@ struct Signature<fn> {
     }
     (std::index_sequence_for<A...>{});
   }
-  // "(const Tensor& x, double eps)" gives the names; the types come from the compiler.
-  static bool add(const char* opName, std::string params) {
+  static bool add(const char* opName, const char* params) {
     name = opName;
-    std::vector<std::string> types = {Type<std::remove_cvref_t<A>>::name()...};
-    std::string out = std::string(opName) + "(";
-    size_t from = 1;
-    for (size_t i = 0; i < types.size(); i++) {
-      size_t to = from;  // the comma or bracket that ends this parameter, not one inside <>
-      for (int depth = 0; params[to] != ')' && (depth || params[to] != ','); to++)
-        depth += (params[to] == '<') - (params[to] == '>');
-      size_t space = params.find_last_of(" &", to - 1);
-      out += (i ? ", " : "") + params.substr(space + 1, to - space - 1) + ": " + types[i];
-      from = to + 1;
-    }
-    ops()[opName] = {out + "): " + Type<R>::name(), &call};
+    addOp(opName, params, {Type<std::remove_cvref_t<A>>::name()...}, Type<R>::name(), &call);
     return true;
   }
 };
