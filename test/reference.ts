@@ -257,6 +257,8 @@ export function polyNorm(
     dweight,
     dbias,
     terms,
+  }
+}
 
 /** AdamW with decoupled decay, one array of parameters. */
 export class AdamW {
