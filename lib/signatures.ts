@@ -33,6 +33,7 @@ export interface Ops {
   div(a: Handle, b: Handle): Handle
   divGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle
   divScalar(x: Handle, value: number, first: boolean): Handle
+  dropout(x: Handle, state: Handle, call: number, p: number): Handle
   dtypeOf(x: Handle): number
   embedding(ids: Handle, weight: Handle): Handle
   embeddingGrad(ids: Handle, dy: Handle, vocabulary: number): Handle
@@ -85,6 +86,7 @@ export interface Ops {
   neScalar(x: Handle, value: number): Handle
   neg(x: Handle): Handle
   negGrad(x: Handle, dy: Handle): Handle
+  ownsMemory(x: Handle): boolean
   permute(x: Handle, axes: readonly number[]): Handle
   polyNorm(x: Handle, weight: Handle, bias: Handle, offsets: Handle | null, eps: number): Handle
   polyNormGlu(gate: Handle, up: Handle, weight: Handle, bias: Handle, offsets: Handle | null, eps: number): Handle
@@ -95,6 +97,9 @@ export interface Ops {
   pow(a: Handle, b: Handle): Handle
   powGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle
   powScalar(x: Handle, value: number, first: boolean): Handle
+  rand(shape: readonly number[], dtype: number, state: Handle, call: number, low: number, high: number): Handle
+  randint(shape: readonly number[], dtype: number, state: Handle, call: number, low: number, high: number): Handle
+  randn(shape: readonly number[], dtype: number, state: Handle, call: number, mean: number, std: number): Handle
   relu(x: Handle): Handle
   relu2(x: Handle): Handle
   relu2Grad(x: Handle, dy: Handle): Handle
@@ -134,6 +139,7 @@ export interface Ops {
   tanhGrad(x: Handle, dy: Handle): Handle
   toDevice(x: Handle, device: number): Handle
   transpose(x: Handle, a: number, b: number): Handle
+  truncatedNormal(shape: readonly number[], dtype: number, state: Handle, call: number, std: number, cutoff: number): Handle
   where(condition: Handle, a: Handle, b: Handle): Handle
   windowOf(flat: Handle, shape: readonly number[], offset: number): Handle
 }

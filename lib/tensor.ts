@@ -63,15 +63,17 @@ export const isFloating = (dtype: Dtype): boolean => dtypes.indexOf(dtype) <= dt
 export interface Node {
   /** The operation's name, for errors. */
   readonly name: string
-  readonly inputs: readonly Tensor[]
+  inputs: readonly Tensor[]
   /** Tensors besides the inputs that `backward` needs. */
-  readonly saved: readonly Tensor[]
+  saved: readonly Tensor[]
   readonly outputs: number
   /** Gradients of the outputs (null where none arrived) to gradients of the inputs (null where none flows). */
   backward: ((dys: readonly (Tensor | null)[]) => readonly (Tensor | null)[]) | null
 }
 
 let created = 0
+/** The serial that the next tensor will get. @internal */
+export const nextSerial = (): number => created
 
 /**
  * An n-dimensional array on a device. Operations on it are methods (`x.add(y)`) and functions (`ops.add(x, y)`) alike;
@@ -244,6 +246,13 @@ export function recordAll<N extends readonly Handle[]>(
 /** Whether an operation on these inputs is recorded: gradients are on and one of them is tracked. */
 export const recorded = (inputs: readonly Tensor[]): boolean =>
   context().recording && inputs.some((input) => input.tracked)
+
+/** Whether two shapes are the same. @internal */
+export const sameShape = (a: Shape, b: Shape): boolean => {
+  if (a.length !== b.length) return false
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false
+  return true
+}
 
 /** Runs `fn` (async too) without recording gradients. */
 export const noGrad = <R>(fn: () => R): R => within({ recording: false }, fn)

@@ -13,6 +13,7 @@
 // Results must not depend on the number of threads: split work into fixed chunks, join partial sums in a fixed order.
 #include "core/view.h"
 #include "math/elementwise.h"
+#include "math/philox.h"
 #include "math/reduce.h"
 
 // y = f(x)
@@ -96,6 +97,13 @@
   K(polyNormGluGrad, (View gate, View up, View weight, View bias, View offsets, double eps, View dy, View dgate, \
                       View dup, View dweight, View dbias))
 
+// Random numbers of one call. state: int64 [2], {seed, calls before}. Contiguous views.
+// a, b: uniform in [a, b); normal of mean a and deviation b; truncated: deviation a, cut at b deviations; integers from a
+// to below b. dropout is its own gradient.
+#define RANDOM_KERNELS(K)                                                            \
+  K(random, (RandomKind kind, View state, int64_t call, double a, double b, View y)) \
+  K(dropout, (View x, View state, int64_t call, double p, View y))
+
 // matmul: y (..., m, n) = alpha a (..., m, k) @ b (..., k, n) + beta y, all of one rank and dtype, none empty. The last
 // two axes of a and b satisfy matrixLayout (core/matrix.h), those of y are rows in order. Batch axes have the same
 // lengths in all three: stride 0 in a or b repeats that operand, stride 0 in y sums over the axis.
@@ -112,6 +120,7 @@
   ROPE_KERNELS(K) \
   EMBEDDING_KERNELS(K) \
   OPTIM_KERNELS(K) \
+  RANDOM_KERNELS(K) \
   POLY_KERNELS(K)
 // clang-format on
 

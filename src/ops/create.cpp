@@ -46,3 +46,8 @@ OP(Tensor, toDevice, (const Tensor& x, Device device)) {
   backend(device);  // throws where there is none
   throw Error("toDevice: copies between devices need the CUDA backend", "ERR_DEVICE");
 }
+
+// Whether no other handle sees this memory, and x is (nearly) all of it, in order.
+OP(bool, ownsMemory, (const Tensor& x)) {
+  return x.buffer.use_count() == 1 && x.contiguous() && (size_t)(x.size() * dtypeSize(x.dtype)) * 2 >= x.buffer->bytes;
+}
