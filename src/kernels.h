@@ -109,11 +109,26 @@
 // lengths in all three: stride 0 in a or b repeats that operand, stride 0 in y sums over the axis.
 #define MATMUL_KERNELS(K) K(matmul, (View a, View b, View y, double alpha, double beta))
 
+// n tokens with k experts each, E experts. logits, weights and statistics are float32 or float64; order (n * k) and
+// offsets (E + 1) as ops/moe.cpp says. Rows of the grouped products lie expert by expert: w (E, in, out) as matmul's b,
+// dw (E, out, in). combine's weights, and gradients that did not arrive, may be left out. gatherRows: any dtype.
+#define MOE_KERNELS(K)                                                                                             \
+  K(route, (View logits, View weights, View experts, View lse, View shares, View aux, View z, bool normalise))     \
+  K(routeGrad, (View logits, View experts, View lse, View shares, View dweights, View daux, View dz, View dlogits, \
+                bool normalise))                                                                                   \
+  K(groupByExpert, (View experts, View order, View offsets))                                                       \
+  K(gatherRows, (View x, View order, View y))                                                                      \
+  K(combine, (View x, View order, View weights, View y))                                                           \
+  K(combineGrad, (View x, View order, View weights, View dy, View dx, View dweights))                              \
+  K(groupedMatmul, (View x, View w, View offsets, View y))                                                         \
+  K(groupedMatmulGradWeight, (View x, View dy, View offsets, View dw))
+
 // clang-format off
 #define KERNELS(K) \
   ELEMENTWISE_KERNELS(K) \
   REDUCE_KERNELS(K) \
   MATMUL_KERNELS(K) \
+  MOE_KERNELS(K) \
   NORM_KERNELS(K) \
   SOFTMAX_KERNELS(K) \
   LOSS_KERNELS(K) \

@@ -1,23 +1,10 @@
 // isa: all
 // Matrix products: OpenBLAS on one thread each, the pool over panels of the result that the shape alone decides.
-#include <algorithm>
-
-#include "core/matrix.h"
-#include "cpu/blas.h"
-#include "cpu/pool.h"
+#include "cpu/product.h"
 #include "kernels.h"
 
 namespace cpu::ISA {
 namespace {
-
-void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const float* a, int64_t lda, const float* b,
-          int64_t ldb, double beta, float* c, int64_t ldc) {
-  cpu::sgemm(ta, tb, m, n, k, (float)alpha, a, lda, b, ldb, (float)beta, c, ldc);
-}
-void gemm(bool ta, bool tb, int64_t m, int64_t n, int64_t k, double alpha, const double* a, int64_t lda,
-          const double* b, int64_t ldb, double beta, double* c, int64_t ldc) {
-  cpu::dgemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-}
 
 struct Axis {
   int64_t length, a, b, y;  // strides
@@ -101,92 +88,16 @@ struct Panels {
   }
 };
 
-// Copies `rows` stored rows of a 16-bit matrix into float.
-template <class T>
-void widen(const T* from, int64_t step, int64_t rows, int64_t cols, float* to) {
-  for (int64_t i = 0; i < rows; i++)
-    for (int64_t j = 0; j < cols; j++) to[i * cols + j] = (float)from[i * step + j];
-}
-
-// One panel of one product (and all its summed ones): rows from i, columns from j.
-template <class T>
-void panel(const Product& p, const T* a, const T* b, T* y, int64_t i, int64_t rows, int64_t j, int64_t cols,
-           double alpha, double beta) {
-  const MatrixLayout la = matrixLayout(p.m, p.k, p.aRow, p.aCol), lb = matrixLayout(p.k, p.n, p.bRow, p.bCol);
-  a += i * (la.transposed ? 1 : la.step);
-  b += j * (lb.transposed ? lb.step : 1);
-  y += i * p.yRow + j;
-  const int64_t sums = p.summedCount();
-  if constexpr (std::is_same_v<T, Compute<T>>) {
-    for (int64_t s = 0; s < sums; s++) {
-      int64_t atA = 0, atB = 0, atY = 0;
-      Product::locate(p.summedAxis, p.summed, s, atA, atB, atY);
-      gemm(la.transposed, lb.transposed, rows, cols, p.k, alpha, a + atA, la.step, b + atB, lb.step, s ? 1.0 : beta, y,
-           p.yRow);
-    }
-  } else {
-    constexpr int64_t depth = 512;
-    float* sum = (float*)scratch(2, rows * cols * sizeof(float));
-    for (int64_t s = 0; s < sums; s++) {
-      int64_t atA = 0, atB = 0, atY = 0;
-      Product::locate(p.summedAxis, p.summed, s, atA, atB, atY);
-      for (int64_t l = 0; l < p.k; l += depth) {
-        int64_t k = std::min(depth, p.k - l);
-        float* fa = (float*)scratch(0, rows * k * sizeof(float));
-        float* fb = (float*)scratch(1, cols * k * sizeof(float));
-        if (la.transposed)
-          widen(a + atA + l * la.step, la.step, k, rows, fa);
-        else
-          widen(a + atA + l, la.step, rows, k, fa);
-        if (lb.transposed)
-          widen(b + atB + l, lb.step, cols, k, fb);
-        else
-          widen(b + atB + l * lb.step, lb.step, k, cols, fb);
-        gemm(la.transposed, lb.transposed, rows, cols, k, alpha, fa, la.transposed ? rows : k, fb,
-             lb.transposed ? k : cols, s || l ? 1.0 : 0.0, sum, cols);
-      }
-    }
-    for (int64_t r = 0; r < rows; r++)
-      for (int64_t c = 0; c < cols; c++)
-        y[r * p.yRow + c] = T(sum[r * cols + c] + (beta ? (float)beta * (float)y[r * p.yRow + c] : 0.0f));
-  }
-}
-
-// A few rows times a transposed matrix, as when one token is generated: read b once, row by row.
-constexpr int64_t fewRows = 4;
-template <class T>
-void dots(const Product& p, const T* a, const T* b, T* y, double alpha, double beta) {
-  using C = Compute<T>;
-  constexpr int64_t block = 512;
-  const int64_t aStep = matrixLayout(p.m, p.k, p.aRow, p.aCol).step;
-  const int64_t bStep = matrixLayout(p.k, p.n, p.bRow, p.bCol).step;
-  parallelFor(p.n, rowGrain(p.k), [&](int64_t begin, int64_t end) {
-    for (int64_t j = begin; j < end; j++) {
-      C sums[fewRows] = {};
-      for (int64_t l = 0; l < p.k; l += block) {
-        const int64_t k = std::min(block, p.k - l);
-        const T* u = b + j * bStep + l;
-        for (int64_t i = 0; i < p.m; i++) {
-          const T* v = a + i * aStep + l;
-          C s = 0;
-#pragma omp simd reduction(+ : s)
-          for (int64_t x = 0; x < k; x++) s += (C)u[x] * (C)v[x];
-          sums[i] += s;
-        }
-      }
-      for (int64_t i = 0; i < p.m; i++) {
-        T& to = y[i * p.yRow + j];
-        to = T((C)alpha * sums[i] + (beta ? (C)beta * (C)to : C(0)));
-      }
-    }
-  });
-}
-
 template <class T>
 void multiply(const Product& p, const T* a, const T* b, T* y, double alpha, double beta) {
-  const MatrixLayout la = matrixLayout(p.m, p.k, p.aRow, p.aCol), lb = matrixLayout(p.k, p.n, p.bRow, p.bCol);
-  if (p.m <= fewRows && !p.kept && !p.summed && lb.transposed && !la.transposed) return dots(p, a, b, y, alpha, beta);
-  const int64_t products = p.keptCount();
+  const Matrix<T> left{a, matrixLayout(p.m, p.k, p.aRow, p.aCol)}, right{b, matrixLayout(p.k, p.n, p.bRow, p.bCol)};
+  const int64_t products = p.keptCount(), sums = p.summedCount();
+  if (products * sums == 1 && suitsDots(p.m, left, right)) {
+    parallelFor(p.n, rowGrain(p.k), [&](int64_t begin, int64_t end) {
+      multiplyDots(left, right, p.m, begin, end, p.k, alpha, beta, y, p.yRow);
+    });
+    return;
+  }
   Panels panels(p.m, p.n, p.k, products);
   if (!std::is_same_v<T, Compute<T>>) {  // what is widened should stay in the cache
     panels.rows = std::min<int64_t>(panels.rows, 512);
@@ -197,8 +108,14 @@ void multiply(const Product& p, const T* a, const T* b, T* y, double alpha, doub
     int64_t atA = 0, atB = 0, atY = 0;
     Product::locate(p.keptAxis, p.kept, chunk / (down * across), atA, atB, atY);
     const int64_t i = chunk / across % down * panels.rows, j = chunk % across * panels.cols;
-    panel(p, a + atA, b + atB, y + atY, i, std::min(panels.rows, p.m - i), j, std::min(panels.cols, p.n - j), alpha,
-          beta);
+    Sum<T> sum(std::min(panels.rows, p.m - i), std::min(panels.cols, p.n - j), p.k, alpha, beta,
+               y + atY + i * p.yRow + j, p.yRow);
+    for (int64_t s = 0; s < sums; s++) {
+      int64_t sumA = atA, sumB = atB, none = 0;
+      Product::locate(p.summedAxis, p.summed, s, sumA, sumB, none);
+      sum.add(Matrix<T>{a + sumA, left.layout}.fromRow(i), Matrix<T>{b + sumB, right.layout}.fromCol(j));
+    }
+    sum.finish();
   });
 }
 
