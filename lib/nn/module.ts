@@ -1,6 +1,7 @@
 // A module is an object whose own properties are its parameters and submodules. Their paths are the names in checkpoints.
 import { Tensor } from '../methods.ts'
 import { native } from '../native.ts'
+import { full } from '../ops/create.ts'
 import { cast } from '../ops/index.ts'
 import { type Device, type Dtype, isFloating, keep, type Shape } from '../tensor.ts'
 
@@ -152,11 +153,13 @@ export abstract class Module {
     return this
   }
 
-  /** Sets every gradient to none. */
+  /** Sets every gradient to zero, where it lies: it may be a window on an optimiser's buffer. */
   zeroGrad(): void {
-    for (const p of this.parameters()) {
-      p.grad?.dispose()
-      p.grad = null
+    for (const { grad } of this.parameters()) {
+      if (!grad) continue
+      const zero = full([], 0, { dtype: grad.dtype, device: grad.device })
+      native.assign(zero.handle, grad.handle)
+      zero.dispose()
     }
   }
 }

@@ -107,9 +107,12 @@ test('a 16-bit model keeps its vectors in float32, and what is shared stays shar
   expect(new Leaf().to({ dtype: 'float64' }).bias!.dtype).toBe('float64')
 })
 
-test('zeroGrad', () => {
+test('zeroGrad zeroes where the gradient lies', () => {
   const leaf = new Leaf()
-  leaf.weight.grad = ones([2, 3])
+  const grad = ones([2, 3])
+  leaf.weight.grad = grad
   leaf.zeroGrad()
-  expect(leaf.weight.grad).toBe(null)
+  expect(leaf.weight.grad).toBe(grad)
+  expect(grad.dataSync()).toEqual(new Float32Array(6))
+  expect(leaf.bias!.grad).toBe(null)
 })
