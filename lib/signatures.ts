@@ -17,6 +17,8 @@ export interface Ops {
   argmax(x: Handle, axis: number | null, keepdims: boolean): Handle
   assign(from: Handle, to: Handle): void
   assignValue(value: number, to: Handle): void
+  attention(q: Handle, k: Handle, v: Handle, scale: number, causal: boolean): [Handle, Handle]
+  attentionGrad(q: Handle, k: Handle, v: Handle, y: Handle, lse: Handle, dy: Handle, scale: number, causal: boolean): [Handle, Handle, Handle]
   broadcastTo(x: Handle, shape: readonly number[]): Handle
   cast(x: Handle, dtype: number): Handle
   clamp(x: Handle, low: number, high: number): Handle

@@ -1,4 +1,5 @@
 // Every operation, as `ops.add(x, y)`.
+export * from './attention.ts'
 export * from './elementwise.ts'
 export * from './embedding.ts'
 export * from './loss.ts'
