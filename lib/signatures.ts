@@ -67,6 +67,7 @@ export interface Ops {
   le(a: Handle, b: Handle): Handle
   leScalar(x: Handle, value: number): Handle
   linear(x: Handle, weight: Handle, bias: Handle | null): Handle
+  linearCrossEntropy(x: Handle, weight: Handle, targets: Handle, ignore: number, wantX: boolean, wantWeight: boolean): [Handle, Handle, Handle]
   linearGradWeight(x: Handle, dy: Handle, sum: Handle | null): Handle
   linearGradX(dy: Handle, weight: Handle): Handle
   log(x: Handle): Handle

@@ -66,9 +66,13 @@
 
 // The mean over the rows whose target is not `ignore`, 0 if there is none; a target out of range makes it NaN.
 // targets: any integers. stats (rows, 2): the largest logit, and 1 / sum exp(logit - largest).
-#define LOSS_KERNELS(K)                                                               \
-  K(crossEntropy, (View logits, View targets, int64_t ignore, View loss, View stats)) \
-  K(crossEntropyGrad, (View logits, View targets, int64_t ignore, View stats, View dy, View dlogits))
+// linearCrossEntropy: of the logits x @ weight^T, some rows at a time in `logits` (rows at a time, classes); dx and
+// dweight, where given, are the gradients of the loss. float32 or float64.
+#define LOSS_KERNELS(K)                                                                               \
+  K(crossEntropy, (View logits, View targets, int64_t ignore, View loss, View stats))                 \
+  K(crossEntropyGrad, (View logits, View targets, int64_t ignore, View stats, View dy, View dlogits)) \
+  K(linearCrossEntropy,                                                                               \
+    (View x, View weight, View targets, int64_t ignore, View logits, View loss, View dx, View dweight))
 
 // x and y (.., T, D): the elements of a row are adjacent, else any strides. table (positions, D): cosines, then sines.
 #define ROPE_KERNELS(K)                                               \

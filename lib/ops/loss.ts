@@ -1,6 +1,6 @@
 // What training minimises.
 import { native } from '../native.ts'
-import { record, recorded, Tensor } from '../tensor.ts'
+import { type Dtype, dtypeCode, record, recorded, Tensor } from '../tensor.ts'
 
 export interface CrossEntropyOptions {
   /** Rows with this target count for nothing. Default -100. */
@@ -29,5 +29,43 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
     [logits],
     (dy) => [new Tensor(native.crossEntropyGrad(logits.handle, targets.handle, ignore, stats.handle, dy.handle))],
     [targets, stats],
+  )
+}
+
+/**
+ * `crossEntropy(x @ weight^T, targets)` without ever holding all the logits: they are made for some rows at a time, and
+ * turned into the gradients of x and weight at once (Hsu et al., Liger Kernel, arXiv 2410.10989).
+ * @param x (.., D)
+ * @param weight (V, D)
+ * @param targets (..), class numbers as int32, int64 or uint8
+ * @throws Error as `crossEntropy`
+ */
+export function linearCrossEntropy(
+  x: Tensor,
+  weight: Tensor,
+  targets: Tensor,
+  options: CrossEntropyOptions = {},
+): Tensor {
+  const inputs = [x, weight]
+  const [wantX, wantWeight] = recorded(inputs) ? [x.tracked, weight.tracked] : [false, false]
+  const ignore = options.ignoreIndex ?? -100
+  const handles = native.linearCrossEntropy(x.handle, weight.handle, targets.handle, ignore, wantX, wantWeight)
+  const gradients = handles.slice(1).map((handle, i) => {
+    if (i ? wantWeight : wantX) return new Tensor(handle)
+    native.release(handle)
+    return null
+  })
+  // They are those of the loss itself: what arrives scales them.
+  const scaled = (d: Tensor | null, dy: Tensor, dtype: Dtype): Tensor | null => {
+    if (!d) return null
+    const y = new Tensor(native.mul(d.handle, dy.handle))
+    return y.dtype === dtype ? y : new Tensor(native.cast(y.handle, dtypeCode(dtype)))
+  }
+  return record(
+    'linearCrossEntropy',
+    handles[0],
+    inputs,
+    (dy) => [scaled(gradients[0]!, dy, x.dtype), scaled(gradients[1]!, dy, weight.dtype)],
+    gradients.filter((d) => d !== null),
   )
 }

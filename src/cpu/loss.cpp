@@ -1,6 +1,8 @@
 // isa: all
-// Cross-entropy: the logits are read once forward and once backward; no matrix of probabilities is made.
+// Cross-entropy: the logits are read once forward and once backward; no matrix of probabilities is made. Together with
+// the product that makes the logits, only some rows of them exist at a time.
 #include <memory>
+#include <utility>
 
 #include "core/check.h"
 #include "cpu/blocks.h"
@@ -15,9 +17,9 @@ namespace {
 
 constexpr double nan = __builtin_nan("");
 
-void report(const Indices& targets, int64_t classes) {
+void report(const Indices& targets, int64_t classes, const char* op) {
   if (targets.bad >= 0)
-    fail(text("crossEntropy: targets[", targets.bad, "] is ", targets.value, ", but there are ", classes, " classes"));
+    fail(text(op, ": targets[", targets.bad, "] is ", targets.value, ", but there are ", classes, " classes"));
 }
 
 // The mean of the rows' losses, added up in order.
@@ -74,6 +76,56 @@ void backward(View logits, View stats, View dy, View dlogits, const Indices& tar
   });
 }
 
+// Turns a row of logits into its share of the gradient, if that is wanted, and returns its loss.
+template <class C>
+double finishRow(C* row, int64_t n, int64_t target, bool wanted, C share) {
+  if (target < 0) {
+    if (wanted)
+      for (int64_t i = 0; i < n; i++) row[i] = target == -1 ? C(0) : (C)nan;
+    return nan;
+  }
+  const C m = largest(row, n), chosen = row[target] - m;
+  const double s = wanted ? exponentials(row, m, row, n) : sumOfExponentials(row, m, n);
+  if (wanted) {
+    const C scale = (C)(1 / s) * share;
+    for (int64_t i = 0; i < n; i++) row[i] *= scale;
+    row[target] -= share;
+  }
+  return __builtin_log(s) - (double)chosen;
+}
+
+View rowsFrom(View v, int64_t begin, int64_t count) {
+  v.data = v.as<char>() + begin * v.stride[0] * dtypeSize(v.dtype);
+  v.shape[0] = count;
+  return v;
+}
+View transposed(View v) {
+  std::swap(v.shape[0], v.shape[1]);
+  std::swap(v.stride[0], v.stride[1]);
+  return v;
+}
+
+template <class C>
+void linear(View x, View weight, View logits, View loss, View dx, View dweight, const Indices& targets) {
+  const int64_t rows = x.shape[0], n = weight.shape[0], most = logits.shape[0];
+  const bool wanted = dx.given() || dweight.given();
+  const C share = targets.count ? C(1) / (C)targets.count : C(0);
+  std::unique_ptr<double[]> losses(new double[rows ? rows : 1]);
+  for (int64_t first = 0; first < rows; first += most) {
+    const int64_t count = rows - first < most ? rows - first : most;
+    const View part = rowsFrom(x, first, count), z = rowsFrom(logits, 0, count);
+    matmul(part, transposed(weight), z, 1, 0);
+    parallelFor(count, rowGrain(n, 16384), [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; row++)
+        losses[first + row] = finishRow(z.as<C>() + row * n, n, targets.at[first + row], wanted, share);
+    });
+    if (dx.given()) matmul(z, weight, rowsFrom(dx, first, count), 1, 0);
+    if (dweight.given()) matmul(transposed(z), part, dweight, 1, first ? 1 : 0);
+  }
+  if (!rows && dweight.given()) fill(dweight, 0);
+  *loss.as<C>() = (C)meanOf(losses.get(), rows, targets);
+}
+
 }  // namespace
 
 void crossEntropy(View logits, View targets, int64_t ignore, View loss, View stats) {
@@ -82,7 +134,7 @@ void crossEntropy(View logits, View targets, int64_t ignore, View loss, View sta
     forward<double>(logits, loss, stats, checked);
   else
     forward<float>(logits, loss, stats, checked);
-  report(checked, logits.cols());
+  report(checked, logits.cols(), "crossEntropy");
 }
 
 void crossEntropyGrad(View logits, View targets, int64_t ignore, View stats, View dy, View dlogits) {
@@ -91,6 +143,16 @@ void crossEntropyGrad(View logits, View targets, int64_t ignore, View stats, Vie
     backward<double>(logits, stats, dy, dlogits, checked);
   else
     backward<float>(logits, stats, dy, dlogits, checked);
+}
+
+void linearCrossEntropy(View x, View weight, View targets, int64_t ignore, View logits, View loss, View dx,
+                        View dweight) {
+  Indices checked = checkedIndices(targets, weight.shape[0], ignore);
+  if (x.dtype == Dtype::float64)
+    linear<double>(x, weight, logits, loss, dx, dweight, checked);
+  else
+    linear<float>(x, weight, logits, loss, dx, dweight, checked);
+  report(checked, weight.shape[0], "linearCrossEntropy");
 }
 
 }  // namespace cpu::ISA

@@ -1,4 +1,6 @@
 // Cross-entropy of logits and class numbers.
+#include <algorithm>
+
 #include "ops/op.h"
 
 namespace {
@@ -33,4 +35,31 @@ OP(Tensor, crossEntropyGrad,
   kernels(logits.device())
       .crossEntropyGrad(contiguous(logits), contiguous(targets), ignore, stats, contiguous(dy), dlogits);
   return dlogits;
+}
+
+// The loss, and the gradients of x and weight in the compute type; those not wanted are empty.
+using LossAndGradients = std::tuple<Tensor, Tensor, Tensor>;
+OP(LossAndGradients, linearCrossEntropy,
+   (const Tensor& x, const Tensor& weight, const Tensor& targets, int64_t ignore, bool wantX, bool wantWeight)) {
+  check(isFloat(x.dtype) && isFloat(weight.dtype), "linearCrossEntropy: x is ", x.dtype, " and weight ", weight.dtype,
+        ", but both should be floating-point");
+  check(x.shape.rank > 0, "linearCrossEntropy: x should have at least one axis");
+  check(weight.shape.rank == 2 && weight.cols() == x.cols(), "linearCrossEntropy: weight is ", weight.shape,
+        " but rows of x have ", x.cols());
+  checkTargets(targets, x.shape.without(x.shape.rank - 1), x, "linearCrossEntropy", "x");
+  sameDevice(x, weight, "linearCrossEntropy");
+  const int64_t rows = x.rows(), size = x.cols(), classes = weight.shape[0];
+  // Enough rows at a time for the products to be efficient; 32 MB of float logits if that is more.
+  const int64_t most = std::max<int64_t>(256, (int64_t(8) << 20) / std::max<int64_t>(classes, 1) / 64 * 64);
+  const Dtype t = computeDtype(x.dtype);
+  Tensor in = cast(x, t), w = cast(weight, t);
+  in = window(in, {rows, size}, {size, 1}, in.offset);
+  Tensor logits = empty({std::min(rows, most), classes}, t, x.device()), loss = empty({}, t, x.device());
+  Tensor dx = empty(wantX ? x.shape : Shape{0}, t, x.device());
+  Tensor dweight = empty(wantWeight ? weight.shape : Shape{0}, t, x.device());
+  Tensor flat = wantX ? window(dx, {rows, size}, {size, 1}, 0) : dx;
+  kernels(x.device())
+      .linearCrossEntropy(in, w, contiguous(targets), ignore, logits, loss, wantX ? View(flat) : View{},
+                          wantWeight ? View(dweight) : View{});
+  return {loss, dx, dweight};
 }

@@ -1,8 +1,9 @@
 import { describe, expect, test } from 'vitest'
 import { backward } from '../../lib/grad.ts'
 import { tensor } from '../../lib/ops/create.ts'
-import { crossEntropy } from '../../lib/ops/loss.ts'
-import type { Tensor } from '../../lib/tensor.ts'
+import { crossEntropy, linearCrossEntropy } from '../../lib/ops/loss.ts'
+import { linear } from '../../lib/ops/matmul.ts'
+import { memory, noGrad, type Tensor } from '../../lib/tensor.ts'
 import { expectClose, golden, leaf, noise, numbers } from '../golden.ts'
 import { crossEntropy as crossEntropyOf, differences, rowsOf, softmax } from '../reference.ts'
 
@@ -96,5 +97,115 @@ describe('crossEntropy', () => {
     const x: Tensor = leaf(noise([2, 3], 1))
     expect(() => crossEntropy(x, classes([1], [1]))).toThrow('crossEntropy: targets are [1] but should be [2]')
     expect(() => crossEntropy(x, tensor([1, 2]))).toThrow('crossEntropy: targets are float32')
+  })
+})
+
+describe('linearCrossEntropy', () => {
+  // (rows, D) @ (V, D)^T
+  const product = (x: Float64Array, w: Float64Array, d: number) =>
+    Float64Array.from(rowsOf(x, d).flatMap((u) => rowsOf(w, d).map((v) => u.reduce((s, a, i) => s + a * v[i]!, 0))))
+
+  for (const dtype of ['float64', 'float32'] as const)
+    test(`by differences: ${dtype}`, () => {
+      const [x, w] = [noise([2, 3, 4], 1), noise([7, 4], 2)]
+      const targets = [0, 6, -100, 3, 3, 1]
+      const [tx, tw] = [leaf(x, dtype), leaf(w, dtype)]
+      const loss = linearCrossEntropy(tx, tw, classes(targets, [2, 3]))
+      expectClose(loss, scalar(crossEntropyOf(product(x.data, w.data, 4), targets)))
+      backward(loss, tensor([3], { dtype, shape: [] }))
+      const near = dtype === 'float64' ? 1e-8 : undefined
+      const dx = differences((v) => [crossEntropyOf(product(v, w.data, 4), targets)], x.data, [3])
+      const dw = differences((v) => [crossEntropyOf(product(x.data, v, 4), targets)], w.data, [3])
+      expectClose(tx.grad, { data: dx, shape: x.shape }, near)
+      expectClose(tw.grad, { data: dw, shape: w.shape }, near)
+    })
+
+  test('more rows than are made at a time: as the product and crossEntropy one after the other', () => {
+    const [n, d, v] = [600, 6, 33000] // 256 rows at a time
+    const [x, w] = [noise([n, d], 1), noise([v, d], 2)]
+    const targets = classes(
+      Array.from({ length: n }, (_, i) => (i % 5 === 2 ? -100 : (i * 7919) % v)),
+      [n],
+    )
+    const [tx, tw, ux, uw] = [leaf(x, 'float32'), leaf(w, 'float32'), leaf(x, 'float32'), leaf(w, 'float32')]
+    const loss = linearCrossEntropy(tx, tw, targets)
+    const apart = crossEntropy(linear(ux, uw), targets)
+    expect(Math.abs(loss.itemSync() / apart.itemSync() - 1)).toBeLessThan(1e-6)
+    backward(loss)
+    backward(apart)
+    expectClose(tx.grad, { data: Float64Array.from(numbers(ux.grad)), shape: [n, d] })
+    expectClose(tw.grad, { data: Float64Array.from(numbers(uw.grad)), shape: [v, d] })
+  })
+
+  test('only what is wanted is computed; without gradients the same loss', () => {
+    const [x, w] = [leaf(noise([5, 4], 1)), leaf(noise([7, 4], 2))]
+    const targets = classes([1, 2, 3, 4, 5], [5])
+    const loss = linearCrossEntropy(x, w, targets).itemSync()
+    const before = memory().tensors
+    const plain = noGrad(() => linearCrossEntropy(x, w, targets))
+    expect(plain.itemSync()).toBe(loss)
+    expect(memory().tensors).toBe(before + 1)
+    for (const frozen of [x, w]) {
+      frozen.requiresGrad = false
+      x.grad = null
+      w.grad = null
+      backward(linearCrossEntropy(x, w, targets))
+      expect(frozen.grad).toBe(null)
+      frozen.requiresGrad = true
+      const other = frozen === x ? w : x
+      expect(other.grad!.shape).toEqual(other.shape)
+    }
+  })
+
+  test('a graph that is kept gives its gradient again', () => {
+    const [x, w] = [leaf(noise([5, 4], 1)), leaf(noise([7, 4], 2))]
+    const loss = linearCrossEntropy(x, w, classes([1, 2, 3, 4, 5], [5]))
+    backward(loss, tensor([2], { dtype: 'float64', shape: [] }), { retainGraph: true })
+    const once = numbers(w.grad)
+    backward(loss, tensor([2], { dtype: 'float64', shape: [] }))
+    expect(numbers(w.grad)).toEqual(once.map((v) => 2 * v))
+  })
+
+  test('bfloat16, no rows, no row that counts', () => {
+    const half = { dtype: 'bfloat16', requiresGrad: true } as const
+    const [x, w] = [
+      tensor([[1, 2]], half),
+      tensor(
+        [
+          [1, 0],
+          [0, 1],
+        ],
+        half,
+      ),
+    ]
+    const loss = linearCrossEntropy(x, w, classes([0], [1]))
+    expect(loss.dtype).toBe('float32')
+    expect(loss.itemSync()).toBeCloseTo(Math.log(1 + Math.E), 6)
+    backward(loss)
+    expect([x.grad!.dtype, w.grad!.dtype]).toEqual(['bfloat16', 'bfloat16'])
+    for (const [rows, targets] of [
+      [0, []],
+      [2, [-100, -100]],
+    ] as const) {
+      const [u, v] = [leaf(noise([rows, 3], 1)), leaf(noise([4, 3], 2))]
+      const none = linearCrossEntropy(u, v, classes(targets, [rows]))
+      expect(none.itemSync()).toBe(0)
+      backward(none)
+      expect(numbers(u.grad)).toEqual(new Array(rows * 3).fill(0))
+      expect(numbers(v.grad)).toEqual(new Array(12).fill(0))
+    }
+  })
+
+  test('a target that is no class is named; shapes that do not fit are named', async () => {
+    const [x, w] = [leaf(noise([2, 3], 1)), leaf(noise([4, 3], 2))]
+    const loss = linearCrossEntropy(x, w, classes([1, 4], [2]))
+    await expect(loss.item()).rejects.toThrow('linearCrossEntropy: targets[1] is 4, but there are 4 classes')
+    expect(loss.itemSync()).toBeNaN()
+    backward(loss)
+    expect(numbers(w.grad).every(Number.isNaN)).toBe(true)
+    expect(() => linearCrossEntropy(x, leaf(noise([4, 2], 1)), classes([1, 1], [2]))).toThrow(
+      'linearCrossEntropy: weight is [4, 2] but rows of x have 3',
+    )
+    expect(() => linearCrossEntropy(x, w, classes([1], [1]))).toThrow('targets are [1] but should be [2]')
   })
 })
