@@ -2,6 +2,7 @@ import { describe, expect, test } from 'vitest'
 import { backward } from '../../lib/grad.ts'
 import { tensor } from '../../lib/ops/create.ts'
 import { embedding } from '../../lib/ops/embedding.ts'
+import { checkOp } from '../check.ts'
 import { expectClose, leaf, noise, numbers } from '../golden.ts'
 
 describe('embedding', () => {
@@ -68,4 +69,27 @@ describe('embedding', () => {
     expect(() => embedding(tensor([1]), leaf(noise([2, 3], 1)))).toThrow('embedding: ids are float32')
     expect(() => embedding(tensor([1], { dtype: 'int32' }), leaf(noise([3], 1)))).toThrow('weight is float64 [3]')
   })
+})
+
+checkOp({
+  name: 'embedding',
+  op: (ids, weight) => embedding(ids!, weight!),
+  oracle: (ids, weight) => ({
+    shape: [...ids!.shape, weight!.shape[1]!],
+    data: Float64Array.from(
+      Array.from(ids!.data).flatMap((id) =>
+        Array.from(weight!.data.subarray(id * weight!.shape[1]!, (id + 1) * weight!.shape[1]!)),
+      ),
+    ),
+  }),
+  cases: [
+    [[4], [3, 5]],
+    [
+      [2, 3],
+      [3, 1],
+    ],
+    [[0], [3, 5]],
+  ],
+  integers: { 0: 'int32' },
+  values: (u, input, i) => (input ? 4 * u - 2 : [1, 2, 1, 0][i % 4]!),
 })

@@ -4,12 +4,17 @@ import { tensor } from '../../lib/ops/create.ts'
 import { crossEntropy, linearCrossEntropy } from '../../lib/ops/loss.ts'
 import { linear } from '../../lib/ops/matmul.ts'
 import { memory, noGrad, type Tensor } from '../../lib/tensor.ts'
+import { checkOp } from '../check.ts'
 import { expectClose, golden, leaf, noise, numbers } from '../golden.ts'
 import { crossEntropy as crossEntropyOf, differences, rowsOf, softmax } from '../reference.ts'
 
 const scalar = (v: number) => ({ data: Float64Array.of(v), shape: [] })
 const classes = (values: ArrayLike<number>, shape: number[], dtype: 'int32' | 'int64' = 'int32') =>
   tensor(Array.from(values), { dtype, shape })
+
+// (rows, D) @ (V, D)^T
+const product = (x: Float64Array, w: Float64Array, d: number) =>
+  Float64Array.from(rowsOf(x, d).flatMap((u) => rowsOf(w, d).map((v) => u.reduce((s, a, i) => s + a * v[i]!, 0))))
 
 describe('crossEntropy', () => {
   for (const dtype of ['float64', 'float32'] as const)
@@ -101,10 +106,6 @@ describe('crossEntropy', () => {
 })
 
 describe('linearCrossEntropy', () => {
-  // (rows, D) @ (V, D)^T
-  const product = (x: Float64Array, w: Float64Array, d: number) =>
-    Float64Array.from(rowsOf(x, d).flatMap((u) => rowsOf(w, d).map((v) => u.reduce((s, a, i) => s + a * v[i]!, 0))))
-
   for (const dtype of ['float64', 'float32'] as const)
     test(`by differences: ${dtype}`, () => {
       const [x, w] = [noise([2, 3, 4], 1), noise([7, 4], 2)]
@@ -208,4 +209,41 @@ describe('linearCrossEntropy', () => {
     )
     expect(() => linearCrossEntropy(x, w, classes([1], [1]))).toThrow('targets are [1] but should be [2]')
   })
+})
+
+const someClasses = (u: number, input: number, i: number) => (input ? [2, 0, 1, -100][i % 4]! : 8 * u - 4)
+checkOp({
+  name: 'crossEntropy',
+  op: (logits, targets) => crossEntropy(logits!, targets!),
+  oracle: (logits, targets) => ({ shape: [], data: Float64Array.of(crossEntropyOf(logits!.data, targets!.data)) }),
+  cases: [
+    [[5, 3], [5]],
+    [
+      [2, 2, 33],
+      [2, 2],
+    ],
+    [[3], []],
+  ],
+  integers: { 1: 'int32' },
+  values: someClasses,
+  tolerance: { bfloat16: 4e-6, float16: 4e-6 }, // the loss is float32
+})
+checkOp({
+  name: 'linearCrossEntropy',
+  op: (x, targets, weight) => linearCrossEntropy(x!, weight!, targets!),
+  oracle: (x, targets, weight) => ({
+    shape: [],
+    data: Float64Array.of(crossEntropyOf(product(x!.data, weight!.data, weight!.shape[1]!), targets!.data)),
+  }),
+  cases: [
+    [[5, 4], [5], [3, 4]],
+    [
+      [2, 2, 1],
+      [2, 2],
+      [7, 1],
+    ],
+  ],
+  integers: { 1: 'int64' },
+  values: (u, input, i) => someClasses(u, input === 1 ? 1 : 0, i),
+  tolerance: { bfloat16: 4e-6, float16: 4e-6 },
 })

@@ -3,7 +3,9 @@ import { backward } from '../../lib/grad.ts'
 import { tensor } from '../../lib/ops/create.ts'
 import { addRmsNorm, layerNorm, rmsNorm } from '../../lib/ops/norm.ts'
 import { memory, noGrad } from '../../lib/tensor.ts'
+import { checkOp } from '../check.ts'
 import { expectClose, golden, leaf, noise, numbers } from '../golden.ts'
+import type { Nd } from '../nd.ts'
 import { differences, layerNorm as layerNormOf, rmsNorm as rmsNormOf } from '../reference.ts'
 
 describe('rmsNorm', () => {
@@ -173,4 +175,48 @@ describe('layerNorm', () => {
     expectClose(layerNorm(leaf(x), null, leaf(w)), { data: layerNormOf(x.data, one, w.data, 1e-5), shape: [4, 6] })
     expect(() => layerNorm(leaf(x), null, leaf(noise([5], 1)))).toThrow('layerNorm: bias is [5] but rows of x have 6')
   })
+})
+
+const likeFirst =
+  (f: (x: Float64Array, ...rest: Float64Array[]) => Float64Array) =>
+  (x: Nd, ...rest: Nd[]): Nd => ({ shape: x.shape, data: f(x.data, ...rest.map((r) => r.data)) })
+
+checkOp({
+  name: 'rmsNorm',
+  op: (x, weight) => rmsNorm(x!, weight, { eps: 1e-2 }),
+  oracle: likeFirst((x, w) => rmsNormOf(x, w!, 1e-2)),
+  cases: [
+    [[3, 7], [7]],
+    [[2, 1, 33], [33]],
+    [[5, 1], [1]],
+    [[4], [4]],
+    [[0, 4], [4]],
+  ],
+})
+checkOp({
+  name: 'addRmsNorm',
+  op: (x, residual, weight) => {
+    const { sum, y } = addRmsNorm(x!, residual!, weight)
+    return [sum, y]
+  },
+  oracle: (x, r, w) => {
+    const sum = { shape: x!.shape, data: x!.data.map((v, i) => v + r!.data[i]!) }
+    return [sum, { shape: x!.shape, data: rmsNormOf(sum.data, w!.data, 1e-5) }]
+  },
+  cases: [
+    [[3, 7], [3, 7], [7]],
+    [[2, 2, 17], [2, 2, 17], [17]],
+  ],
+  dtypes: ['float64', 'float32'], // the sum is rounded before it is normalised, which the oracle does not do
+})
+checkOp({
+  name: 'layerNorm',
+  op: (x, weight, bias) => layerNorm(x!, weight, bias, { eps: 1e-2 }),
+  oracle: likeFirst((x, w, b) => layerNormOf(x, w!, b!, 1e-2)),
+  cases: [
+    [[3, 7], [7], [7]],
+    [[2, 1, 33], [33], [33]],
+    [[4], [4], [4]],
+    [[0, 4], [4], [4]],
+  ],
 })

@@ -3,6 +3,7 @@ import { backward } from '../../lib/grad.ts'
 import { tensor } from '../../lib/ops/create.ts'
 import { rope } from '../../lib/ops/rope.ts'
 import { memory } from '../../lib/tensor.ts'
+import { checkOp } from '../check.ts'
 import { expectClose, golden, leaf, noise, numbers } from '../golden.ts'
 import { rope as ropeOf } from '../reference.ts'
 
@@ -55,3 +56,14 @@ test('errors', () => {
   expect(() => rope(tensor([[1, 2]]), { theta: 0 })).toThrow('theta is 0')
   expect(() => rope(tensor([[1, 2]], { dtype: 'int32' }))).toThrow('rope: x is int32')
 })
+
+for (const options of [{}, { theta: 100, offset: 3 }])
+  checkOp({
+    name: `rope ${JSON.stringify(options)}`,
+    op: (x) => rope(x!, options),
+    oracle: (x) => ({
+      shape: x!.shape,
+      data: ropeOf(x!.data, x!.shape.at(-2)!, x!.shape.at(-1)!, options.theta, options.offset),
+    }),
+    cases: [[[2, 3, 5, 8]], [[1, 1, 1, 2]], [[3, 4]], [[2, 7, 6]], [[2, 0, 4]]],
+  })

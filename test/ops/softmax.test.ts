@@ -3,7 +3,9 @@ import { backward } from '../../lib/grad.ts'
 import { tensor } from '../../lib/ops/create.ts'
 import { logSoftmax, logsumexp, softmax } from '../../lib/ops/softmax.ts'
 import { permute } from '../../lib/ops/view.ts'
+import { checkOp } from '../check.ts'
 import { expectClose, leaf, noise, numbers } from '../golden.ts'
+import { type Nd, reduction } from '../nd.ts'
 import { differences, logsumexp as logsumexpOf, rowsOf, softmax as softmaxOf } from '../reference.ts'
 
 const rows = (n: number, fn: (row: number[]) => number[]) => (x: ArrayLike<number>) =>
@@ -109,3 +111,27 @@ describe('logsumexp', () => {
     expect(numbers(logsumexp(tensor([1, 2], { dtype: 'bfloat16' })))[0]).toBeCloseTo(logsumexpOf([1, 2]), 1)
   })
 })
+
+const along = (fn: (row: number[]) => number[]) => (x: Nd) => ({
+  shape: x.shape,
+  data: x.shape.at(-1) ? rows(x.shape.at(-1)!, fn)(x.data) : x.data,
+})
+checkOp({
+  name: 'softmax',
+  op: (x) => softmax(x!),
+  oracle: along(softmaxOf),
+  cases: [[[3, 7]], [[2, 1, 33]], [[5, 1]], [[4]], [[0, 4]], [[4, 0]]],
+})
+checkOp({
+  name: 'logSoftmax',
+  op: (x) => logSoftmax(x!),
+  oracle: along((row) => row.map((v) => v - logsumexpOf(row))),
+  cases: [[[3, 7]], [[2, 1, 33]], [[5, 1]], [[4]], [[0, 4]]],
+})
+for (const options of [{}, { axis: 0 }, { axis: [0, -1], keepdims: true }])
+  checkOp({
+    name: `logsumexp over ${JSON.stringify(options)}`,
+    op: (x) => logsumexp(x!, options),
+    oracle: reduction(logsumexpOf, [options.axis ?? -1].flat(), options.keepdims ?? false),
+    cases: [[[3, 7]], [[2, 3, 9]], [[1, 1]]],
+  })
