@@ -1,14 +1,12 @@
 // What surrounds the code that runs now: the scope that new tensors belong to, and whether gradients are recorded.
 import { AsyncLocalStorage } from 'node:async_hooks'
 
-/** What a scope keeps track of: anything that can be disposed of. */
-export interface Disposable {
-  dispose(): void
-}
+/** What a scope has to dispose of: tensors, with holes where one has been disposed of or taken out. */
+export type Owned = ({ dispose(): void } | undefined)[]
 
 export interface Context {
   /** New tensors are added here, to be disposed of when the scope ends; undefined outside every scope. */
-  readonly owned: Set<Disposable> | undefined
+  readonly owned: Owned | undefined
   readonly recording: boolean
 }
 

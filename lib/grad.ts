@@ -206,7 +206,7 @@ export function backward(y: Tensor, dy?: Tensor, options: Options = {}): void {
         leaf.grad = flow.owns(d) ? d : new Tensor(native.cast(d.handle, dtypeCode(d.dtype)))
         if (leaf.grad !== d) flow.release(d)
         // A gradient lives as long as its tensor; in a scope that does not own the tensor, it outlives the scope.
-        if (!context().owned?.has(leaf)) keep(leaf.grad)
+        if (!leaf.owned) keep(leaf.grad)
       }
     }
   })

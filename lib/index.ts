@@ -4,7 +4,7 @@ export { backward, checkpoint, customOp, grad, gradcheck, valueAndGrad } from '.
 export { Tensor } from './methods.ts'
 export { arange, full, ones, setDefaultDevice, tensor, zeros } from './ops/create.ts'
 export * as ops from './ops/index.ts'
-export * as optim from './optim/index.ts'
 export { generatorState, rand, randint, randn, seed, setGeneratorState, truncatedNormal } from './ops/random.ts'
+export * as optim from './optim/index.ts'
 export type { Device, Dtype, Shape } from './tensor.ts'
 export { keep, memory, noGrad, scope } from './tensor.ts'

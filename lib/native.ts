@@ -18,6 +18,9 @@ interface Crossing {
   /** The handle dies with the object. */
   attach(handle: Handle, object: object): void
   release(handle: Handle): void
+  releaseAll(handles: readonly Handle[]): void
+  /** Where each call leaves what there is to know of the tensors it returns; see lib/tensor.ts. */
+  setResults(rows: Float64Array): void
   /** Exchanges the tensors behind two handles. */
   swap(a: Handle, b: Handle): void
   sweep(): number

@@ -17,15 +17,11 @@ export interface Ops {
   argmax(x: Handle, axis: number | null, keepdims: boolean): Handle
   assign(from: Handle, to: Handle): void
   assignValue(value: number, to: Handle): void
-  attention(q: Handle, k: Handle, v: Handle, scale: number, causal: boolean): [Handle, Handle]
-  attentionGrad(q: Handle, k: Handle, v: Handle, y: Handle, lse: Handle, dy: Handle, scale: number, causal: boolean): [Handle, Handle, Handle]
   broadcastTo(x: Handle, shape: readonly number[]): Handle
   cast(x: Handle, dtype: number): Handle
   clamp(x: Handle, low: number, high: number): Handle
   clampGrad(x: Handle, dy: Handle, low: number, high: number): Handle
   clipCoefficient(sums: Handle, loss: Handle | null, maxNorm: number, state: Handle): void
-  combine(x: Handle, order: Handle, weights: Handle): Handle
-  combineGrad(x: Handle, order: Handle, weights: Handle, dy: Handle): [Handle, Handle]
   concat(all: readonly Handle[], axis: number): Handle
   contiguous(x: Handle): Handle
   cos(x: Handle): Handle
@@ -33,6 +29,7 @@ export interface Ops {
   countUpdate(state: Handle): void
   crossEntropy(logits: Handle, targets: Handle, ignore: number): [Handle, Handle]
   crossEntropyGrad(logits: Handle, targets: Handle, ignore: number, stats: Handle, dy: Handle): Handle
+  cumsum(x: Handle, axis: number, reverse: boolean): Handle
   deviceOf(x: Handle): number
   div(a: Handle, b: Handle): Handle
   divGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle
@@ -48,20 +45,18 @@ export interface Ops {
   expGrad(x: Handle, dy: Handle): Handle
   extremeGrad(x: Handle, y: Handle, dy: Handle, axes: readonly number[] | null): Handle
   full(shape: readonly number[], value: number, dtype: number, device: number): Handle
-  gatherRows(x: Handle, order: Handle): Handle
-  gatherRowsGrad(dy: Handle, order: Handle, tokens: number): Handle
+  gather(x: Handle, axis: number, index: Handle): Handle
+  gatherGrad(dy: Handle, axis: number, index: Handle, shape: readonly number[]): Handle
   ge(a: Handle, b: Handle): Handle
   geScalar(x: Handle, value: number): Handle
   gelu(x: Handle): Handle
   geluGrad(x: Handle, dy: Handle): Handle
   geluTanh(x: Handle): Handle
   geluTanhGrad(x: Handle, dy: Handle): Handle
-  groupByExpert(experts: Handle, count: number): [Handle, Handle]
-  groupedMatmul(x: Handle, w: Handle, offsets: Handle): Handle
-  groupedMatmulGradWeight(x: Handle, dy: Handle, w: Handle, offsets: Handle): Handle
-  groupedMatmulGradX(dy: Handle, w: Handle, offsets: Handle): Handle
   gt(a: Handle, b: Handle): Handle
   gtScalar(x: Handle, value: number): Handle
+  indexSelect(x: Handle, axis: number, ids: Handle): Handle
+  indexSelectGrad(dy: Handle, axis: number, ids: Handle, shape: readonly number[]): Handle
   layerNorm(x: Handle, weight: Handle | null, bias: Handle | null, eps: number): [Handle, Handle, Handle]
   layerNormGrad(x: Handle, weight: Handle | null, mean: Handle, rstd: Handle, dy: Handle, wantWeight: boolean, wantBias: boolean): [Handle, Handle, Handle]
   le(a: Handle, b: Handle): Handle
@@ -97,6 +92,7 @@ export interface Ops {
   neScalar(x: Handle, value: number): Handle
   neg(x: Handle): Handle
   negGrad(x: Handle, dy: Handle): Handle
+  oneHot(ids: Handle, classes: number, dtype: number): Handle
   ownsMemory(x: Handle): boolean
   permute(x: Handle, axes: readonly number[]): Handle
   polyNorm(x: Handle, weight: Handle, bias: Handle, offsets: Handle | null, eps: number): Handle
@@ -121,8 +117,6 @@ export interface Ops {
   rope(x: Handle, table: Handle, offset: number): Handle
   ropeGrad(dy: Handle, table: Handle, offset: number, like: Handle): Handle
   ropeTable(theta: number, positions: number, size: number, dtype: number, device: number): Handle
-  route(logits: Handle, topK: number, normTopkProb: boolean): [Handle, Handle, Handle, Handle, Handle, Handle]
-  routeGrad(logits: Handle, experts: Handle, lse: Handle, shares: Handle, dweights: Handle | null, daux: Handle | null, dz: Handle | null, normTopkProb: boolean): Handle
   shapeOf(x: Handle): readonly number[]
   sigmoid(x: Handle): Handle
   sigmoidGrad(x: Handle, dy: Handle): Handle
@@ -136,6 +130,7 @@ export interface Ops {
   sliceGrad(dy: Handle, shape: readonly number[], axis: number, start: number, end: number, step: number): Handle
   softmax(x: Handle): Handle
   softmaxGrad(y: Handle, dy: Handle): Handle
+  sort(x: Handle, axis: number, descending: boolean, count: number): [Handle, Handle]
   spread(y: Handle, shape: readonly number[], axes: readonly number[] | null): Handle
   sqrt(x: Handle): Handle
   sqrtGrad(x: Handle, dy: Handle): Handle

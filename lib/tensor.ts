@@ -1,5 +1,5 @@
 // A tensor is a native handle plus, when it was computed from others, where it came from.
-import { context, type Disposable, within } from './context.ts'
+import { context, type Owned, within } from './context.ts'
 import { DisposedError } from './errors.ts'
 import { type Handle, native } from './native.ts'
 
@@ -71,6 +71,32 @@ export interface Node {
   backward: ((dys: readonly (Tensor | null)[]) => readonly (Tensor | null)[]) | null
 }
 
+// What native code tells of the tensors that a call has just returned, one row each: handle, dtype, device, rank, lengths.
+// Asking for each would cost more than most calls.
+const rowLength = 12
+const results = new Float64Array(4 * rowLength)
+native.setResults(results)
+
+function rowOf(handle: Handle): number {
+  for (let row = 0; row < results.length; row += rowLength) if (results[row] === handle) return row
+  return -1
+}
+
+function lengthsAt(row: number): number[] {
+  switch (results[row + 3]) {
+    case 0:
+      return []
+    case 1:
+      return [results[row + 4]!]
+    case 2:
+      return [results[row + 4]!, results[row + 5]!]
+    case 3:
+      return [results[row + 4]!, results[row + 5]!, results[row + 6]!]
+    default:
+      return Array.from(results.subarray(row + 4, row + 4 + results[row + 3]!))
+  }
+}
+
 let created = 0
 /** The serial that the next tensor will get. @internal */
 export const nextSerial = (): number => created
@@ -79,11 +105,15 @@ export const nextSerial = (): number => created
  * An n-dimensional array on a device. Operations on it are methods (`x.add(y)`) and functions (`ops.add(x, y)`) alike;
  * they return at once and the work is queued; only `data()`, `item()` and their `Sync` forms wait.
  */
-export class Tensor<D extends Dtype = Dtype> implements Disposable {
+export class Tensor<D extends Dtype = Dtype> {
   #handle: Handle
-  #shape: Shape | undefined
-  #dtype: D | undefined
+  #shape: Shape
+  #dtype: D
+  #device: number
   #disposed = false
+  // The scope that will dispose of it, and its place there.
+  #owner: Owned | undefined
+  #place = 0
   /** Counts up with every tensor made. @internal */
   readonly serial: number = created++
   /** Where it came from; null for a tensor that was not computed under a gradient. @internal */
@@ -98,8 +128,42 @@ export class Tensor<D extends Dtype = Dtype> implements Disposable {
   /** @internal */
   constructor(handle: Handle) {
     this.#handle = handle
-    native.attach(handle, this)
-    context().owned?.add(this)
+    const row = rowOf(handle)
+    if (row >= 0) {
+      this.#dtype = dtypes[results[row + 1]!] as D
+      this.#device = results[row + 2]!
+      this.#shape = lengthsAt(row)
+    } else {
+      this.#dtype = dtypes[native.dtypeOf(handle)] as D
+      this.#device = native.deviceOf(handle)
+      this.#shape = native.shapeOf(handle)
+    }
+    this.#owner = undefined
+    const owned = context().owned
+    if (owned) this.#joins(owned)
+    else native.attach(handle, this)
+  }
+
+  // A scope holds its tensors, so what is in one need not be found dead by the sweep.
+  #joins(owned: Owned): void {
+    this.#owner = owned
+    this.#place = owned.length
+    owned.push(this)
+  }
+
+  /** Whether the scope that runs now will dispose of it. @internal */
+  get owned(): boolean {
+    return this.#owner !== undefined && this.#owner === context().owned
+  }
+
+  /** Moves it to another scope, or out of all. @internal */
+  moveTo(owned: Owned | undefined): void {
+    if (this.#disposed) return
+    if (this.#owner) this.#owner[this.#place] = undefined
+    else if (owned === undefined) return
+    this.#owner = undefined
+    if (owned) this.#joins(owned)
+    else native.attach(this.#handle, this)
   }
 
   /** @internal */
@@ -110,17 +174,15 @@ export class Tensor<D extends Dtype = Dtype> implements Disposable {
 
   /** The length of each axis. */
   get shape(): Shape {
-    this.#shape ??= Object.freeze(native.shapeOf(this.handle))
     return this.#shape
   }
 
   get dtype(): D {
-    this.#dtype ??= dtypes[native.dtypeOf(this.handle)] as D
     return this.#dtype
   }
 
   get device(): Device {
-    return deviceName(native.deviceOf(this.handle))
+    return deviceName(this.#device)
   }
 
   /** How many axes it has. */
@@ -130,7 +192,9 @@ export class Tensor<D extends Dtype = Dtype> implements Disposable {
 
   /** How many elements it has. */
   get size(): number {
-    return this.shape.reduce((n, d) => n * d, 1)
+    let count = 1
+    for (const length of this.#shape) count *= length
+    return count
   }
 
   get disposed(): boolean {
@@ -172,10 +236,25 @@ export class Tensor<D extends Dtype = Dtype> implements Disposable {
   /** Frees its memory now (the memory lives on while another view of it does). Using it afterwards throws. */
   dispose(): void {
     if (this.#disposed) return
+    native.release(this.#forget())
+    if (this.#owner) this.#owner[this.#place] = undefined
+  }
+
+  #forget(): Handle {
     this.#disposed = true
-    native.release(this.#handle)
     this.node = null
-    context().owned?.delete(this)
+    return this.#handle
+  }
+
+  /** Disposes of all tensors of a scope but those in `kept`, which go to `outer`. @internal */
+  static close(owned: Owned, kept: ReadonlySet<unknown>, outer: Owned | undefined): void {
+    const handles: Handle[] = []
+    for (const one of owned as (Tensor | undefined)[]) {
+      if (one === undefined) continue
+      if (kept.has(one)) one.moveTo(outer)
+      else handles.push(one.#forget())
+    }
+    if (handles.length) native.releaseAll(handles)
   }
 
   [Symbol.dispose](): void {
@@ -244,8 +323,10 @@ export function recordAll<N extends readonly Handle[]>(
 }
 
 /** Whether an operation on these inputs is recorded: gradients are on and one of them is tracked. */
-export const recorded = (inputs: readonly Tensor[]): boolean =>
-  context().recording && inputs.some((input) => input.tracked)
+export const recorded = (inputs: readonly Tensor[]): boolean => {
+  for (const input of inputs) if (input.requiresGrad || input.node !== null) return context().recording
+  return false
+}
 
 /** Whether two shapes are the same. @internal */
 export const sameShape = (a: Shape, b: Shape): boolean => {
@@ -265,21 +346,18 @@ export const withGrad = <R>(fn: () => R): R => within({ recording: true }, fn)
  * arrays, objects, Maps and Sets), what the gradients of those need, and what `keep` was called on.
  */
 export function scope<R>(fn: () => R): R {
-  const owned = new Set<Disposable>()
+  const owned: Owned = []
   const outer = context().owned
   return within({ owned }, fn, (result) => {
     const kept = new Set<Tensor>()
     reach(result, kept)
-    for (const one of owned) {
-      if (kept.has(one as Tensor)) outer?.add(one)
-      else one.dispose()
-    }
+    Tensor.close(owned, kept, outer)
   })
 }
 
 /** Takes a tensor out of the scope that would dispose of it: parameters, optimiser state. */
 export function keep<T extends Tensor>(t: T): T {
-  context().owned?.delete(t)
+  t.moveTo(undefined)
   return t
 }
 

@@ -108,11 +108,24 @@
                       View dup, View dweight, View dbias))
 
 // Random numbers of one call. state: int64 [2], {seed, calls before}. Contiguous views.
-// a, b: uniform in [a, b); normal of mean a and deviation b; truncated: deviation a, cut at b deviations; integers from a
-// to below b. dropout is its own gradient.
+// a, b: uniform in [a, b); normal of mean a and deviation b; truncated: deviation a, cut at b deviations; integers from
+// a to below b. dropout is its own gradient.
 #define RANDOM_KERNELS(K)                                                            \
   K(random, (RandomKind kind, View state, int64_t call, double a, double b, View y)) \
   K(dropout, (View x, View state, int64_t call, double p, View y))
+
+// Indices are contiguous, of any integer type; one out of range is a failure. gather, scatterAdd, cumsum: along the
+// last axis of any strides; gather's x and scatterAdd's dx (in the compute type, added to) have the shape of index
+// except on it, and `inner` elements of the caller's index lie behind the axis. indexSelect, indexAdd: x and dx (A, N,
+// B), y and dy (A, ids, B). oneHot: y (.., classes). sort: the first of each row in order, indices int32; contiguous.
+#define GATHER_KERNELS(K)                                \
+  K(gather, (View x, View index, int64_t inner, View y)) \
+  K(scatterAdd, (View index, View dy, View dx))          \
+  K(indexSelect, (View x, View ids, View y))             \
+  K(indexAdd, (View ids, View dy, View dx))              \
+  K(oneHot, (View ids, View y))                          \
+  K(cumsum, (View x, bool reverse, View y))              \
+  K(sort, (View x, bool descending, View values, View indices))
 
 // matmul: y (..., m, n) = alpha a (..., m, k) @ b (..., k, n) + beta y, all of one rank and dtype, none empty. The last
 // two axes of a and b satisfy matrixLayout (core/matrix.h), those of y are rows in order. Batch axes have the same
@@ -147,6 +160,7 @@
   EMBEDDING_KERNELS(K) \
   OPTIM_KERNELS(K) \
   RANDOM_KERNELS(K) \
+  GATHER_KERNELS(K) \
   POLY_KERNELS(K)
 // clang-format on
 

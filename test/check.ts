@@ -121,15 +121,15 @@ export function checkOp(d: Description): void {
           const expected = listed(d.oracle(...rounded))
           const got = run(inputs)
           expect(got.length).toBe(expected.length)
-          got.forEach((y, i) => expectClose(y, expected[i]!, tolerance[dtype], `output ${i}`))
+          for (const [i, y] of got.entries()) expectClose(y, expected[i]!, tolerance[dtype], `output ${i}`)
         })
       test(`${title}: the same from views with gaps`, () => {
         const inputs = nds.map(({ shape, data }, i) =>
           d.integers?.[i] ? tensor(data, { shape, dtype: d.integers[i] }) : scattered(data, shape, 'float64'),
         )
-        inputs.forEach((t, i) => expect(numbers(t)).toEqual(nds[i]!.data))
+        for (const [i, t] of inputs.entries()) expect(numbers(t)).toEqual(nds[i]!.data)
         const expected = listed(d.oracle(...nds))
-        run(inputs).forEach((y, i) => expectClose(y, expected[i]!, tolerance.float64, `output ${i}`))
+        for (const [i, y] of run(inputs).entries()) expectClose(y, expected[i]!, tolerance.float64, `output ${i}`)
       })
       if (gradient) {
         test(`${title}: gradient`, () => {
@@ -169,13 +169,11 @@ export function checkOp(d: Description): void {
               const inputs = poisoned.map(({ shape, data }, i) =>
                 tensor(data, { shape, dtype: d.integers?.[i] ?? dtype }),
               )
-              run(inputs).forEach((y, i) =>
-                expected[i]!.data.forEach((e, at) => {
-                  expect(Number.isNaN(numbers(y)[at]), `${dtype}: NaN in element ${at} of output ${i}`).toBe(
-                    Number.isNaN(e),
-                  )
-                }),
-              )
+              for (const [i, y] of run(inputs).entries()) {
+                const got = numbers(y)
+                for (const [at, e] of expected[i]!.data.entries())
+                  expect(Number.isNaN(got[at]), `${dtype}: NaN in element ${at} of output ${i}`).toBe(Number.isNaN(e))
+              }
             }
           }
         })

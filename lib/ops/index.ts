@@ -1,7 +1,9 @@
 // Every operation, as `ops.add(x, y)`.
 export * from './attention.ts'
+export type { Axis } from './axis.ts'
 export * from './elementwise.ts'
 export * from './embedding.ts'
+export * from './gather.ts'
 export * from './loss.ts'
 export * from './matmul.ts'
 export * from './moe.ts'

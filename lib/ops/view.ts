@@ -2,11 +2,7 @@
 // lie in order copy.
 import { native } from '../native.ts'
 import { type Dtype, dtypeCode, isFloating, record, recordAll, type Shape, Tensor } from '../tensor.ts'
-
-/** Which axis, as a number or by name; negative ones count from the end. */
-export type Axis = number | { axis?: number }
-const axisFrom = (axis: Axis | undefined, otherwise: number): number =>
-  typeof axis === 'number' ? axis : (axis?.axis ?? otherwise)
+import { type Axis, axisFrom } from './axis.ts'
 
 /**
  * The same elements in row-major order under another shape; one axis may be -1, which is worked out.

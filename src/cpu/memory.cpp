@@ -2,10 +2,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <map>
 #include <vector>
 
 #include "core/check.h"
@@ -40,13 +40,28 @@ void systemFree(void* data, size_t size) {
     munmap(data, size);
 }
 
+// Blocks of one size class: a power of two has eight.
+struct Class {
+  size_t size = 0;
+  std::vector<void*> blocks;
+};
+size_t classOf(size_t size) {  // of a rounded size
+  int log = 63 - __builtin_clzll(size);
+  return (size_t)log * 8 + ((size >> (log - 3)) & 7);
+}
+
 // Free blocks of one stream, by size. Only the stream's owner (one JavaScript thread) touches it. A pointer, because
 // the destructor of a thread_local would run at process exit while queued kernels still use the blocks.
-using Cache = std::map<size_t, std::vector<void*>>;
+using Cache = std::array<Class, 64 * 8>;
 thread_local Cache* mine = nullptr;
 Cache& cache() {
   if (!mine) mine = new Cache;
   return *mine;
+}
+std::vector<void*>& blocksOf(size_t size) {
+  Class& c = cache()[classOf(size)];
+  c.size = size;
+  return c.blocks;
 }
 
 size_t limit() {
@@ -62,12 +77,13 @@ size_t limit() {
 
 void trim() {
   auto& s = memoryStatistics();
-  for (auto& [size, blocks] : cache())
+  for (auto& [size, blocks] : cache()) {
     for (void* data : blocks) {
       s.cached -= size;
       stream().enqueue([size = size, data] { systemFree(data, size); });
     }
-  cache().clear();
+    blocks.clear();
+  }
 }
 
 void closeMemory() {
@@ -83,7 +99,7 @@ void closeMemory() {
 void* allocate(size_t bytes) {
   auto& s = memoryStatistics();
   size_t size = bytes >> 46 ? bytes : rounded(bytes);
-  auto& blocks = cache()[size];
+  auto& blocks = blocksOf(size);
   void* data = nullptr;
   if (!blocks.empty()) {
     data = blocks.back();
@@ -110,7 +126,7 @@ void release(void* data, size_t bytes) {
   size_t size = rounded(bytes);
   memoryStatistics().inUse -= size;
   memoryStatistics().cached += size;
-  cache()[size].push_back(data);
+  blocksOf(size).push_back(data);
 }
 
 void upload(const void* host, View to) {

@@ -30,9 +30,10 @@ Stream::~Stream() {
   }
   wake.notify_all();
   thread.join();
+  for (uint64_t at = tail; at != head; at++) queue[at % capacity].end(queue[at % capacity].task, false);
 }
 
-void Stream::push(Task* task) {
+Stream::Slot& Stream::claim() {
   uint64_t at = head.load(std::memory_order_relaxed);
   if (at - tail.load(std::memory_order_acquire) >= capacity) {
     std::unique_lock lock(mutex);
@@ -40,8 +41,11 @@ void Stream::push(Task* task) {
     space.wait(lock, [&] { return at - tail.load(std::memory_order_acquire) <= capacity / 2; });
     full = false;
   }
-  queue[at % capacity].reset(task);
-  head.store(at + 1, std::memory_order_seq_cst);
+  return queue[at % capacity];
+}
+
+void Stream::publish() {
+  head.store(head.load(std::memory_order_relaxed) + 1, std::memory_order_seq_cst);
   if (sleeping.load(std::memory_order_seq_cst)) {
     std::lock_guard lock(mutex);
     wake.notify_one();
@@ -59,13 +63,12 @@ void Stream::loop() {
       sleeping.store(false, std::memory_order_seq_cst);
       if (stopping) return;
     }
-    auto& task = queue[at % capacity];
+    Slot& slot = queue[at % capacity];
     try {
-      task->run();
+      slot.end(slot.task, true);
     } catch (const std::exception& e) {
       fail(e.what());
     }
-    task.reset();
     tail.store(at + 1, std::memory_order_seq_cst);
     if (full.load(std::memory_order_seq_cst) && head.load(std::memory_order_acquire) - (at + 1) <= capacity / 2) {
       std::lock_guard lock(mutex);

@@ -2,8 +2,10 @@
 // The CPU's stream: a queue that one thread works off in order, so that an op returns before its kernel has run.
 #include <atomic>
 #include <condition_variable>
+#include <cstddef>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <string>
 #include <thread>
 #include <utility>
@@ -16,10 +18,26 @@ class Stream {
   Stream();
   ~Stream();  // ends the task that runs, drops the rest
 
-  // Blocks while the queue is full: memory is bounded however far the caller runs ahead.
+  // Blocks while the queue is full: memory is bounded however far the caller runs ahead. The task lies in the queue
+  // itself if it fits: the allocator would pass its memory back and forth between two threads.
   template <class Fn>
   void enqueue(Fn&& fn) {
-    push(new Job<std::decay_t<Fn>>(std::forward<Fn>(fn)));
+    using F = std::decay_t<Fn>;
+    if constexpr (sizeof(F) <= Slot::room && alignof(F) <= alignof(std::max_align_t)) {
+      Slot& slot = claim();
+      new (slot.task) F(std::forward<Fn>(fn));
+      slot.end = [](void* task, bool run) {
+        F& f = *(F*)task;
+        struct Destroy {
+          F& f;
+          ~Destroy() { f.~F(); }
+        } destroy{f};
+        if (run) f();
+      };
+      publish();
+    } else {
+      enqueue([task = std::make_unique<F>(std::forward<Fn>(fn))] { (*task)(); });
+    }
   }
   void synchronize();  // waits until all that was queued before has run
 
@@ -27,27 +45,23 @@ class Stream {
   std::string takeFailure();              // on the stream's thread: "" if all went well; forgets it
 
  private:
-  struct Task {
-    virtual void run() = 0;
-    virtual ~Task() = default;
-  };
-  template <class Fn>
-  struct Job final : Task {
-    explicit Job(Fn fn) : fn(std::move(fn)) {}
-    void run() override { fn(); }
-    Fn fn;
+  struct Slot {
+    static constexpr size_t room = 1008;
+    void (*end)(void* task, bool run);  // runs it or not, and destroys it
+    alignas(std::max_align_t) unsigned char task[room];
   };
 
   static constexpr size_t capacity = 8192;
-  std::unique_ptr<Task> queue[capacity];
-  std::atomic<uint64_t> head{0}, tail{0};  // pushed so far; finished so far
+  std::unique_ptr<Slot[]> queue{new Slot[capacity]};  // not touched until used
+  std::atomic<uint64_t> head{0}, tail{0};             // pushed so far; finished so far
   std::atomic<bool> sleeping{false}, full{false}, stopping{false};
   std::mutex mutex;
   std::condition_variable wake, space;
   std::string failure;
   std::thread thread;
 
-  void push(Task* task);
+  Slot& claim();
+  void publish();
   void loop();
 };
 

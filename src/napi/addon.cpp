@@ -17,6 +17,9 @@ namespace {
 struct Environment {
   Table table;
   Completions completions;
+  double* results = nullptr;  // rows that lib/tensor.ts reads: handle, dtype, device, rank, lengths
+  size_t resultRows = 0;
+  static constexpr size_t rowLength = 12;
   explicit Environment(Napi::Env env) : table(env), completions(env) {}
 };
 
@@ -91,18 +94,26 @@ struct JsArguments final : Arguments {
 
 struct JsResults final : Results {
   napi_env env;
-  Table& table;
+  Environment& e;
   napi_value value = nullptr;
   int expected = 0, filled = 0;
 
-  JsResults(napi_env env, Table& table) : env(env), table(table) { napi_get_undefined(env, &value); }
+  JsResults(napi_env env, Environment& e) : env(env), e(e) {}
   void tensor(Tensor&& t) override {
+    double* row = (size_t)filled < e.resultRows ? e.results + filled * Environment::rowLength : nullptr;
+    if (row) {
+      row[1] = (double)t.dtype, row[2] = (double)t.device(), row[3] = t.shape.rank;
+      for (int i = 0; i < t.shape.rank; i++) row[4 + i] = (double)t.shape[i];
+    }
+    double number = e.table.add(std::move(t));
+    if (row) row[0] = number;
     napi_value handle;
-    napi_create_double(env, table.add(std::move(t)), &handle);
+    napi_create_double(env, number, &handle);
     if (expected)
-      napi_set_element(env, value, filled++, handle);
+      napi_set_element(env, value, filled, handle);
     else
       value = handle;
+    filled++;
   }
   void tuple(int count) override {
     expected = count;
@@ -141,7 +152,7 @@ napi_value callOp(napi_env env, napi_callback_info info) {
     JsArguments args(env, info, e.table);
     auto* op = (const Op*)args.data;
     e.table.collectIfDue();
-    JsResults results(env, e.table);
+    JsResults results(env, e);
     try {
       op->call(args, results);
     } catch (const OutOfMemory&) {
@@ -187,6 +198,17 @@ napi_value attach(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
+napi_value release(napi_env env, napi_callback_info info) {
+  void* instance;
+  napi_get_instance_data(env, &instance);
+  size_t argc = 1;
+  napi_value argv[1];
+  double handle;
+  napi_get_cb_info(env, info, &argc, argv, nullptr, nullptr);
+  if (napi_get_value_double(env, argv[0], &handle) == napi_ok) ((Environment*)instance)->table.release(handle);
+  return nullptr;
+}
+
 void* bytesOf(Napi::TypedArray array, const Tensor& t, const char* what) {
   size_t wanted = (size_t)t.size() * dtypeSize(t.dtype);
   check(array.ByteLength() == wanted, what, ": the array has ", array.ByteLength(), " bytes, but a tensor of shape ",
@@ -211,8 +233,25 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   napi_value attachFn;
   napi_create_function(env, "attach", NAPI_AUTO_LENGTH, attach, nullptr, &attachFn);
   exports["attach"] = Napi::Value(env, attachFn);
-  define(env, exports, "release", [](auto& info, Environment& e) {
-    e.table.release(handleOf(info, 0));
+  napi_value releaseFn;
+  napi_create_function(env, "release", NAPI_AUTO_LENGTH, release, nullptr, &releaseFn);
+  exports["release"] = Napi::Value(env, releaseFn);
+  define(env, exports, "releaseAll", [](auto& info, Environment& e) {
+    auto handles = info[0].template As<Napi::Array>();
+    for (uint32_t i = 0, n = handles.Length(); i < n; i++) {
+      napi_value one;
+      double handle;
+      napi_get_element(info.Env(), handles, i, &one);
+      napi_get_value_double(info.Env(), one, &handle);
+      e.table.release(handle);
+    }
+    return info.Env().Undefined();
+  });
+  define(env, exports, "setResults", [](auto& info, Environment& e) {
+    auto rows = info[0].template As<Napi::Float64Array>();
+    Napi::Persistent(rows).SuppressDestruct();  // stays
+    e.results = rows.Data();
+    e.resultRows = rows.ElementLength() / Environment::rowLength;
     return info.Env().Undefined();
   });
   define(env, exports, "swap", [](auto& info, Environment& e) {
