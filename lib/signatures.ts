@@ -17,11 +17,15 @@ export interface Ops {
   argmax(x: Handle, axis: number | null, keepdims: boolean): Handle
   assign(from: Handle, to: Handle): void
   assignValue(value: number, to: Handle): void
+  attention(q: Handle, k: Handle, v: Handle, scale: number, causal: boolean): [Handle, Handle]
+  attentionGrad(q: Handle, k: Handle, v: Handle, y: Handle, lse: Handle, dy: Handle, scale: number, causal: boolean): [Handle, Handle, Handle]
   broadcastTo(x: Handle, shape: readonly number[]): Handle
   cast(x: Handle, dtype: number): Handle
   clamp(x: Handle, low: number, high: number): Handle
   clampGrad(x: Handle, dy: Handle, low: number, high: number): Handle
   clipCoefficient(sums: Handle, loss: Handle | null, maxNorm: number, state: Handle): void
+  combine(x: Handle, order: Handle, weights: Handle): Handle
+  combineGrad(x: Handle, order: Handle, weights: Handle, dy: Handle): [Handle, Handle]
   concat(all: readonly Handle[], axis: number): Handle
   contiguous(x: Handle): Handle
   cos(x: Handle): Handle
@@ -47,12 +51,18 @@ export interface Ops {
   full(shape: readonly number[], value: number, dtype: number, device: number): Handle
   gather(x: Handle, axis: number, index: Handle): Handle
   gatherGrad(dy: Handle, axis: number, index: Handle, shape: readonly number[]): Handle
+  gatherRows(x: Handle, order: Handle): Handle
+  gatherRowsGrad(dy: Handle, order: Handle, tokens: number): Handle
   ge(a: Handle, b: Handle): Handle
   geScalar(x: Handle, value: number): Handle
   gelu(x: Handle): Handle
   geluGrad(x: Handle, dy: Handle): Handle
   geluTanh(x: Handle): Handle
   geluTanhGrad(x: Handle, dy: Handle): Handle
+  groupByExpert(experts: Handle, count: number): [Handle, Handle]
+  groupedMatmul(x: Handle, w: Handle, offsets: Handle): Handle
+  groupedMatmulGradWeight(x: Handle, dy: Handle, w: Handle, offsets: Handle): Handle
+  groupedMatmulGradX(dy: Handle, w: Handle, offsets: Handle): Handle
   gt(a: Handle, b: Handle): Handle
   gtScalar(x: Handle, value: number): Handle
   indexSelect(x: Handle, axis: number, ids: Handle): Handle
@@ -117,6 +127,8 @@ export interface Ops {
   rope(x: Handle, table: Handle, offset: number): Handle
   ropeGrad(dy: Handle, table: Handle, offset: number, like: Handle): Handle
   ropeTable(theta: number, positions: number, size: number, dtype: number, device: number): Handle
+  route(logits: Handle, topK: number, normTopkProb: boolean): [Handle, Handle, Handle, Handle, Handle, Handle]
+  routeGrad(logits: Handle, experts: Handle, lse: Handle, shares: Handle, dweights: Handle | null, daux: Handle | null, dz: Handle | null, normTopkProb: boolean): Handle
   shapeOf(x: Handle): readonly number[]
   sigmoid(x: Handle): Handle
   sigmoidGrad(x: Handle, dy: Handle): Handle
