@@ -1,7 +1,11 @@
 // The public surface and nothing else.
+export * as data from './data/index.ts'
 export { DeviceDataError, DisposedError, OutOfMemoryError } from './errors.ts'
+export { type GenerateOptions, generate, generateText, type Piece, Sampler, type SamplingOptions } from './generate.ts'
 export { backward, checkpoint, customOp, grad, gradcheck, valueAndGrad } from './grad.ts'
+export * as io from './io/index.ts'
 export { Tensor } from './methods.ts'
+export * as nn from './nn/index.ts'
 export { arange, full, ones, setDefaultDevice, tensor, zeros } from './ops/create.ts'
 export * as ops from './ops/index.ts'
 export { generatorState, rand, randint, randn, seed, setGeneratorState, truncatedNormal } from './ops/random.ts'

@@ -8,7 +8,16 @@ export {
   writeCheckpoint,
 } from './checkpoint.ts'
 export { type Disk, DiskError, type DiskFile, DiskWriter, realDisk, type Written } from './disk.ts'
-export { fromHuggingFace, toHuggingFace } from './huggingface.ts'
+export {
+  fileEntries,
+  fileTensors,
+  fromHuggingFace,
+  loadPretrained,
+  loadWeights,
+  readInto,
+  savePretrained,
+  toHuggingFace,
+} from './huggingface.ts'
 export {
   maxShardBytes,
   type PutFile,
@@ -23,4 +32,3 @@ export {
   writeSafetensors,
   writeSafetensorsTo,
 } from './safetensors.ts'
-export { loadSafetensors, saveSafetensors } from './tensors.ts'

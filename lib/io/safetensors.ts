@@ -11,8 +11,11 @@ import {
   replaceFile,
 } from './disk.ts'
 
+/** A tensor's type in a safetensors file, by its name in this library. */
+export type StoredDtype = 'float64' | 'float32' | 'bfloat16' | 'float16' | 'int64' | 'int32' | 'uint8' | 'bool'
+
 /** The types that polygrad reads and writes, with their names in the format. */
-const formatOf = {
+const formatOf: Record<StoredDtype, string> = {
   float64: 'F64',
   float32: 'F32',
   bfloat16: 'BF16',
@@ -21,9 +24,7 @@ const formatOf = {
   int32: 'I32',
   uint8: 'U8',
   bool: 'BOOL',
-} as const
-/** A tensor's type in a safetensors file, by its name in this library. */
-export type StoredDtype = keyof typeof formatOf
+}
 const dtypeOf = new Map(Object.entries(formatOf).map(([dtype, name]) => [name as string, dtype as StoredDtype]))
 
 // Every type of the format, in bits: a file with one that we cannot read is still checked whole.

@@ -82,7 +82,11 @@ export interface ModelConfig {
 /** The fields that a configuration may give; the rest is filled in. */
 export type ModelConfigInput = Partial<ModelConfig>
 
-interface Preset {
+/** The name of a preset. */
+export type PresetName = 'polycom-dense-1b' | 'polycom-moe-1b-7b'
+
+/** What a preset fills in. */
+export interface Preset {
   fields: ModelConfigInput
   /** The width that has the same parameter count with a gate. */
   gated: Pick<ModelConfigInput, 'intermediate_size' | 'moe_intermediate_size'>
@@ -122,10 +126,8 @@ const presetTable = {
     },
     gated: { moe_intermediate_size: 1024 },
   },
-} as const satisfies Record<string, Preset>
+} as const satisfies Record<PresetName, Preset>
 
-/** The name of a preset. */
-export type PresetName = keyof typeof presetTable
 /** The presets by name: the models of the paper on polynomial composition activations. */
 export const presets: Readonly<Record<PresetName, Preset>> = presetTable
 

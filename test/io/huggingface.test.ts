@@ -1,6 +1,20 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { fromHuggingFace, toHuggingFace } from '../../lib/io/huggingface.ts'
-import { activations, modelConfig } from '../../lib/nn/config.ts'
+import {
+  fromHuggingFace,
+  loadPretrained,
+  loadWeights,
+  readInto,
+  savePretrained,
+  toHuggingFace,
+} from '../../lib/io/huggingface.ts'
+import { parseSafetensors, SafetensorsReader } from '../../lib/io/safetensors.ts'
+import { loadSafetensors, saveSafetensors } from '../../lib/io/tensors.ts'
+import { activations, type ModelConfigInput, modelConfig } from '../../lib/nn/config.ts'
+import { Transformer } from '../../lib/nn/transformer.ts'
+import { tensor, zeros } from '../../lib/ops/create.ts'
 
 // As transformers' save_pretrained writes them.
 const llama = {
@@ -113,4 +127,179 @@ describe('toHuggingFace', () => {
       expect(back).toEqual(config)
     },
   )
+})
+
+const folder = () => mkdtempSync(join(tmpdir(), 'huggingface-'))
+const base = {
+  vocab_size: 20,
+  hidden_size: 8,
+  num_hidden_layers: 2,
+  num_attention_heads: 2,
+  intermediate_size: 12,
+}
+const experts = { num_experts: 3, num_experts_per_tok: 2, moe_intermediate_size: 6 }
+const ids = () => tensor([[1, 2, 3, 4]], { dtype: 'int32' })
+const logitsOf = (model: Transformer) => model.forward(ids()).logits.dataSync()
+const names = (path: string) => [...parseSafetensors(readFileSync(path)).tensors.keys()].sort()
+
+describe.each<[string, ModelConfigInput]>([
+  ['polynorm', {}],
+  ['llama, tied', { hidden_act: 'swiglu', tie_word_embeddings: true, num_key_value_heads: 1 }],
+  ['olmoe', { ...experts, hidden_act: 'swiglu', qk_norm: true }],
+  ['experts with coefficients each', { ...experts, act_per_expert: true, num_shared_experts: 1 }],
+])('%s', (_, fields) => {
+  test('written and read back, the same logits', async () => {
+    const path = folder()
+    const model = new Transformer({ ...base, ...fields })
+    await savePretrained(model, path)
+    const back = await loadPretrained(path)
+    expect(logitsOf(back)).toEqual(logitsOf(model))
+    expect(back.config).toEqual({ ...model.config, intermediate_size: back.config.intermediate_size })
+  })
+  test('in shards', async () => {
+    const path = folder()
+    const model = new Transformer({ ...base, ...fields })
+    await savePretrained(model, path, { shardBytes: 2000 })
+    expect(readdirSync(path)).toContain('model.safetensors.index.json')
+    expect(readdirSync(path).length).toBeGreaterThan(4)
+    expect(logitsOf(await loadPretrained(path))).toEqual(logitsOf(model))
+  })
+})
+
+test('the names and shapes in the file are Hugging Face’s, every expert apart', async () => {
+  const path = folder()
+  await savePretrained(
+    new Transformer({ ...base, ...experts, num_hidden_layers: 1, hidden_act: 'swiglu', qk_norm: true }),
+    path,
+  )
+  const { tensors } = parseSafetensors(readFileSync(join(path, 'model.safetensors')))
+  const at = 'model.layers.0.'
+  const expert = (e: number) => [
+    [`${at}mlp.experts.${e}.up_proj.weight`, [6, 8]],
+    [`${at}mlp.experts.${e}.gate_proj.weight`, [6, 8]],
+    [`${at}mlp.experts.${e}.down_proj.weight`, [8, 6]],
+  ]
+  const expected = [
+    ['model.embed_tokens.weight', [20, 8]],
+    [`${at}input_layernorm.weight`, [8]],
+    ...['q', 'k', 'v', 'o'].map((p) => [`${at}self_attn.${p}_proj.weight`, [8, 8]]),
+    ...['q', 'k'].map((p) => [`${at}self_attn.${p}_norm.weight`, [8]]),
+    [`${at}post_attention_layernorm.weight`, [8]],
+    [`${at}mlp.gate.weight`, [3, 8]],
+    ...[0, 1, 2].flatMap(expert),
+    ['model.norm.weight', [8]],
+    ['lm_head.weight', [20, 8]],
+  ]
+  expect(Object.fromEntries([...tensors].map(([name, t]) => [name, t.shape]))).toEqual(Object.fromEntries(expected))
+  expect(JSON.parse(readFileSync(join(path, 'config.json'), 'utf8'))).toMatchObject({
+    model_type: 'olmoe',
+    torch_dtype: 'float32',
+  })
+})
+
+test('coefficients of each expert stand with the expert, in their own shape', async () => {
+  const path = folder()
+  await savePretrained(new Transformer({ ...base, ...experts, act_per_expert: true, num_shared_experts: 2 }), path)
+  const { tensors } = parseSafetensors(readFileSync(join(path, 'model.safetensors')))
+  const shape = (name: string) => tensors.get(`model.layers.1.mlp.${name}`)?.shape
+  expect(shape('experts.2.act_fn.weight')).toEqual([3])
+  expect(shape('experts.2.act_fn.bias')).toEqual([1])
+  expect(shape('shared_expert.act_fn.weight')).toEqual([3])
+  expect(shape('shared_expert.up_proj.weight')).toEqual([12, 8])
+  expect(shape('act_fn.weight')).toBeUndefined()
+})
+
+test('an expert’s matrix lands in its place', async () => {
+  const path = folder()
+  const model = new Transformer({ ...base, ...experts })
+  await savePretrained(model, path)
+  const up = (await loadSafetensors(path))['model.layers.1.mlp.experts.2.up_proj.weight']!
+  const stacked = model.stateDict().get('model.layers.1.mlp.experts.up_proj.weight')!.dataSync() as Float32Array
+  expect(up.dataSync()).toEqual(stacked.slice(2 * 48, 3 * 48))
+})
+
+test('types are converted both ways', async () => {
+  const path = folder()
+  // No coefficients: in a file they are rounded too, in a 16-bit model not.
+  const model = new Transformer({ ...base, hidden_act: 'gelu' })
+  await savePretrained(model, path, { dtype: 'bfloat16' })
+  const { tensors } = parseSafetensors(readFileSync(join(path, 'model.safetensors')))
+  expect(new Set([...tensors.values()].map((t) => t.dtype))).toEqual(new Set(['bfloat16']))
+  const back = await loadPretrained(path)
+  expect(new Set(back.parameters().map((p) => p.dtype))).toEqual(new Set(['float32']))
+  expect(logitsOf(back)).toEqual(logitsOf(model.to({ dtype: 'bfloat16' }).to({ dtype: 'float32' })))
+  const half = await loadPretrained(path, { dtype: 'bfloat16' })
+  expect(half.head.dtype).toBe('bfloat16')
+  expect(half.model.norm.weight.dtype).toBe('float32')
+})
+
+test('a tied model passes over an output matrix, every model over rotary frequencies', async () => {
+  const path = join(folder(), 'model.safetensors')
+  const model = new Transformer({ ...base, tie_word_embeddings: true })
+  const extra = { 'lm_head.weight': zeros([20, 8]), 'model.layers.0.self_attn.rotary_emb.inv_freq': zeros([2]) }
+  await saveSafetensors(path, { ...Object.fromEntries(model.stateDict()), ...extra })
+  expect(await loadWeights(new Transformer({ ...base, tie_word_embeddings: true }), path)).toEqual({
+    missing: [],
+    unexpected: [],
+  })
+  await expect(loadWeights(new Transformer(base), path)).resolves.toBeDefined()
+})
+
+test('what is missing, unexpected or of another shape is named, and nothing is changed', async () => {
+  const path = join(folder(), 'w.safetensors')
+  const model = new Transformer(base)
+  const { 'model.norm.weight': _, ...rest } = Object.fromEntries(model.stateDict())
+  await saveSafetensors(path, { ...rest, other: zeros([1]), 'lm_head.weight': zeros([21, 8]) })
+  const before = logitsOf(model)
+  const error = await loadWeights(model, path).catch((e: Error) => e.message)
+  expect(error).toContain(path)
+  expect(error).toContain('has no model.norm.weight')
+  expect(error).toContain('has other, which the model has not')
+  expect(error).toContain("lm_head.weight is [21, 8] but the model's is [20, 8]")
+  await expect(loadWeights(model, path, { strict: false })).rejects.toThrow('lm_head.weight')
+  expect(logitsOf(model)).toEqual(before)
+  await saveSafetensors(path, { ...rest, other: zeros([1]) })
+  expect(await loadWeights(model, path, { strict: false })).toEqual({
+    missing: ['model.norm.weight'],
+    unexpected: ['other'],
+  })
+})
+
+test('the optimiser’s tensors split by expert too', async () => {
+  const path = join(folder(), 'o.safetensors')
+  const stacked = () => zeros([3, 6, 8])
+  const to = new Map([['model.layers.0.mlp.experts.up_proj.weight.exp_avg', stacked()]])
+  const parts = [0, 1, 2].map((e) => [
+    `model.layers.0.mlp.experts.${e}.up_proj.weight.exp_avg`,
+    tensor(new Float32Array(48).fill(e), { shape: [6, 8] }),
+  ])
+  await saveSafetensors(path, Object.fromEntries(parts))
+  const reader = await SafetensorsReader.open(path)
+  await readInto(reader, to)
+  await reader.close()
+  const data = [...to.values()][0]!.dataSync() as Float32Array
+  expect([data[0], data[48], data[143]]).toEqual([0, 1, 2])
+})
+
+test('a bad config.json, or none, is named', async () => {
+  const path = folder()
+  await savePretrained(new Transformer(base), path)
+  writeFileSync(join(path, 'config.json'), '{')
+  await expect(loadPretrained(path)).rejects.toThrow(/config\.json is not JSON/)
+  rmSync(join(path, 'config.json'))
+  await expect(loadPretrained(path)).rejects.toThrow(/config\.json/)
+})
+
+describe.each(['dense_polynorm', 'dense_polyrelu_gqa_tied', 'dense_swiglu', 'moe_polynorm'])('%s', (run) => {
+  test('the weights that PyTorch wrote load, all of them, and are written under the same names', async () => {
+    const golden = new URL(`../golden/${run}/`, import.meta.url).pathname
+    const { model: fields } = JSON.parse(readFileSync(join(golden, 'config.json'), 'utf8'))
+    const model = new Transformer(fields)
+    await loadWeights(model, join(golden, 'init.safetensors'))
+    const path = folder()
+    await savePretrained(model, path)
+    expect(names(join(path, 'model.safetensors'))).toEqual(names(join(golden, 'init.safetensors')))
+    const [a, b] = await Promise.all([loadSafetensors(path), loadSafetensors(join(golden, 'init.safetensors'))])
+    for (const [name, t] of Object.entries(b!)) expect(a![name]!.dataSync(), name).toEqual(t.dataSync())
+  })
 })
