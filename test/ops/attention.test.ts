@@ -50,6 +50,8 @@ const cases: Record<string, AttentionCase> = {
   'every query sees every key': { B: 1, H: 2, K: 1, T: 65, S: 300, D: 8, causal: false },
   'queries are the last positions': { B: 2, H: 2, K: 2, T: 3, S: 261, D: 16, causal: true },
   'several tiles of keys': { B: 1, H: 1, K: 1, T: 333, S: 333, D: 12, causal: true },
+  'whole vectors, keys before the queries': { B: 1, H: 2, K: 1, T: 150, S: 200, D: 64, causal: true },
+  'vectors and a rest': { B: 1, H: 2, K: 2, T: 70, S: 139, D: 43, causal: true },
   'another scale': { B: 1, H: 1, K: 1, T: 9, S: 9, D: 4, causal: true, scale: 3 },
 }
 describe.each(Object.entries(cases))('%s', (_, c) => {
@@ -148,6 +150,16 @@ test('empty', () => {
   expect(y.shape).toEqual([1, 2, 0, 4])
   backward(y, tensor([], { shape: [1, 2, 0, 4] }))
   expect(none.grad!.shape).toEqual([1, 2, 0, 4])
+})
+
+test('no keys: zeros', () => {
+  const q = leaf(noise([1, 2, 3, 4], 1))
+  const none = tensor([], { shape: [1, 1, 0, 4], dtype: 'float64', requiresGrad: true })
+  const y = attention(q, none, none)
+  expect(numbers(y)).toEqual(new Array(24).fill(0))
+  backward(y, leaf(noise([1, 2, 3, 4], 2)))
+  expect(numbers(q.grad)).toEqual(new Array(24).fill(0))
+  expect(none.grad!.shape).toEqual([1, 1, 0, 4])
 })
 
 test('errors', () => {
