@@ -8,11 +8,11 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { grad } from '../grad.ts'
+import { ops, randn, tensor } from '../index.ts'
 import { native } from '../native.ts'
 import { type ModelConfigInput, modelConfig } from '../nn/config.ts'
 import { Transformer } from '../nn/index.ts'
 import { AdamW } from '../optim/index.ts'
-import { ops, randn, tensor } from '../index.ts'
 import { scope, type Tensor } from '../tensor.ts'
 import { Peer } from './peer.ts'
 import { attentionProducts, linearProducts, operations, type Product } from './products.ts'
@@ -117,7 +117,8 @@ async function step(name: keyof typeof models, torch: Peer | undefined): Promise
       optimizer.zeroGrad()
       const { total, loss } = model.loss(ids, targets)
       total.backward()
-      optimizer.step({ maxNorm: 1 })
+      optimizer.clip(1)
+      optimizer.step({ loss })
       await loss.item()
     }),
   )
@@ -167,7 +168,9 @@ async function products(torch: Peer): Promise<void> {
   if (!wanted('products')) return
   const rows: [string, string, string][] = []
   const all: number[] = []
-  const list = [...new Map(linearProducts(modelConfig(base), batch, seq).map((p) => [p.slice(0, 5).join(), p])).values()]
+  const list = [
+    ...new Map(linearProducts(modelConfig(base), batch, seq).map((p) => [p.slice(0, 5).join(), p])).values(),
+  ]
   for (const [ta, tb, m, n, k] of list) {
     const a = randn(ta ? [k, m] : [m, k])
     const b = randn(tb ? [n, k] : [k, n])
@@ -183,7 +186,7 @@ async function products(torch: Peer): Promise<void> {
                 y?.dispose()
                 y = ops.matmul(ta ? ops.transpose(a, 0, 1) : a, tb ? ops.transpose(b, 0, 1) : b)
               }
-              await ops.slice(ops.reshape(y!, [-1]), { axis: 0, start: 0, end: 1 }).item()
+              await ops.slice(ops.reshape(y!, [-1]), [[0, 1]]).item()
             }),
           )
           return (await whole()) / repeat

@@ -37,8 +37,7 @@ export async function interleave<K extends string>(
 }
 
 /** How many times longer `a` took than `b`: the median over the rounds. */
-export const ratio = (a: readonly number[], b: readonly number[]): number =>
-  summary(a.map((s, i) => s / b[i]!)).median
+export const ratio = (a: readonly number[], b: readonly number[]): number => summary(a.map((s, i) => s / b[i]!)).median
 
 /** A contender out of a function that is awaited. */
 export const timed =
