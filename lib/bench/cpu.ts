@@ -13,7 +13,7 @@ import { native } from '../native.ts'
 import { type ModelConfigInput, modelConfig } from '../nn/config.ts'
 import { Transformer } from '../nn/index.ts'
 import { tensor } from '../ops/create.ts'
-import * as ops from '../ops/index.ts'
+import { matmul, polyNorm, polyRelu, reshape, slice, transpose } from '../ops/index.ts'
 import { randn } from '../ops/random.ts'
 import { AdamW } from '../optim/index.ts'
 import { scope, type Tensor } from '../tensor.ts'
@@ -73,7 +73,7 @@ async function activation(kind: 'polyNorm' | 'polyRelu', torch: Peer | undefined
   x.requiresGrad = true
   const ours = timed(() =>
     scope(async () => {
-      const [dx, dw] = grad(ops[kind](x, weight, bias), [x, weight, bias], dy)
+      const [dx, dw] = grad({ polyNorm, polyRelu }[kind](x, weight, bias), [x, weight, bias], dy)
       void dx
       await finished(dw!)
     }),
@@ -187,9 +187,9 @@ async function products(torch: Peer): Promise<void> {
               let y: Tensor | undefined
               for (let i = 0; i < repeat; i++) {
                 y?.dispose()
-                y = ops.matmul(ta ? ops.transpose(a, 0, 1) : a, tb ? ops.transpose(b, 0, 1) : b)
+                y = matmul(ta ? transpose(a, 0, 1) : a, tb ? transpose(b, 0, 1) : b)
               }
-              await ops.slice(ops.reshape(y!, [-1]), [[0, 1]]).item()
+              await slice(reshape(y!, [-1]), [[0, 1]]).item()
             }),
           )
           return (await whole()) / repeat
