@@ -15,7 +15,13 @@ export interface PolyNormOptions extends PolyOptions {
 }
 
 // Coefficient gradients come in the type that x is computed in; a parameter may be of another.
-const like = (d: Handle, parameter: Tensor): Tensor => new Tensor(native.cast(d, dtypeCode(parameter.dtype)))
+function like(d: Handle, parameter: Tensor): Tensor {
+  const sum = new Tensor(d) // a handle that no Tensor holds would never be freed
+  if (sum.dtype === parameter.dtype) return sum
+  const cast = new Tensor(native.cast(d, dtypeCode(parameter.dtype)))
+  sum.dispose()
+  return cast
+}
 
 /**
  * PolyReLU: `sum_i weight[i] relu(x)^(order - i) + bias`, element by element.
