@@ -5,6 +5,7 @@ const report = process.env.TEST_REPORT
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
+    globalSetup: 'test/compile.ts',
     pool: 'forks',
     testTimeout: 120_000,
     hookTimeout: 120_000,

@@ -1,0 +1,94 @@
+// What each backend finds on this machine, or the reason why it cannot be used.
+import { existsSync, readFileSync } from 'node:fs'
+import { cpus, totalmem } from 'node:os'
+import { native } from './native.ts'
+import type { Device } from './tensor.ts'
+
+/** The CPU backend: always there. */
+export interface CpuInfo {
+  available: true
+  name: string
+  /** Logical processors of the machine. */
+  cores: number
+  /** Threads that kernels use. */
+  threads: number
+  /** What the kernels were chosen for: `avx2` or `avx512`. */
+  instructionSet: string
+  /** The library of the matrix products. */
+  blas: string
+  /** Bytes that a process may still use now, limits of a container included. */
+  memory: number
+}
+
+/** The CUDA backend: there with at least one device, or not and why. */
+export type CudaInfo =
+  | { available: true; devices: { device: Device; name: string; memory: number }[] }
+  | { available: false; reason: string }
+
+const readText = (path: string): string | undefined => {
+  try {
+    return readFileSync(path, 'utf8').trim()
+  } catch {
+    return undefined
+  }
+}
+
+/** Bytes that this process may still use: what the system has left, or less where a container sets a limit. */
+export function availableMemory(): number {
+  const free = /MemAvailable:\s+(\d+) kB/.exec(readText('/proc/meminfo') ?? '')
+  const system = free ? Number(free[1]) * 1024 : totalmem()
+  const group = '/sys/fs/cgroup'
+  const pairs = [
+    [`${group}/memory.max`, `${group}/memory.current`],
+    [`${group}/memory/memory.limit_in_bytes`, `${group}/memory/memory.usage_in_bytes`],
+  ] as const
+  for (const [limit, usage] of pairs) {
+    const max = Number(readText(limit) ?? Number.NaN) // "max" where there is none
+    if (Number.isFinite(max)) return Math.min(system, Math.max(0, max - Number(readText(usage) ?? 0)))
+  }
+  return system
+}
+
+/** The version of the NVIDIA kernel driver that is loaded. */
+export const driverVersion = (): string | undefined =>
+  /Kernel Module(?: for \S+)?\s+([\d.]+)/.exec(readText('/proc/driver/nvidia/version') ?? '')?.[1]
+
+function cuda(): CudaInfo {
+  if (!existsSync('/proc/driver/nvidia/version') && !existsSync('/dev/nvidiactl'))
+    return { available: false, reason: 'no NVIDIA driver is loaded on this machine' }
+  if (!native.builtWithCuda)
+    return {
+      available: false,
+      reason: 'this build of polygrad has no CUDA backend; ./setup.sh --cuda makes one that has',
+    }
+  return { available: false, reason: 'the CUDA backend of this version computes nothing yet' }
+}
+
+/** For each backend what is there, or the reason why it cannot be used. */
+export function devices(): { cpu: CpuInfo; cuda: CudaInfo } {
+  const processors = cpus()
+  return {
+    cpu: {
+      available: true,
+      name: processors[0]?.model.trim() ?? 'unknown',
+      cores: processors.length,
+      threads: native.threads(),
+      instructionSet: native.instructionSet(),
+      blas: native.blas(),
+      memory: availableMemory(),
+    },
+    cuda: cuda(),
+  }
+}
+
+/**
+ * The device that `--device` means. `auto` is CUDA where it can be used, else the CPU.
+ * @throws Error with the reason when CUDA is asked for and cannot be used
+ */
+export function chooseDevice(wanted: 'cpu' | 'cuda' | 'auto'): Device {
+  if (wanted === 'cpu') return 'cpu'
+  const found = cuda()
+  if (found.available) return 'cuda'
+  if (wanted === 'auto') return 'cpu'
+  throw new Error(`there is no CUDA device: ${found.reason}`)
+}
