@@ -1,5 +1,6 @@
 // The public surface and nothing else.
 export * as data from './data/index.ts'
+export { type CpuInfo, type CudaInfo, devices } from './devices.ts'
 export { DeviceDataError, DisposedError, OutOfMemoryError } from './errors.ts'
 export { type GenerateOptions, generate, generateText, type Piece, Sampler, type SamplingOptions } from './generate.ts'
 export { backward, checkpoint, customOp, grad, gradcheck, valueAndGrad } from './grad.ts'
@@ -12,3 +13,4 @@ export { generatorState, rand, randint, randn, seed, setGeneratorState, truncate
 export * as optim from './optim/index.ts'
 export type { Device, Dtype, Shape } from './tensor.ts'
 export { keep, memory, noGrad, scope } from './tensor.ts'
+export * as train from './train/index.ts'

@@ -169,7 +169,7 @@ function smallCharts(metrics: readonly StepMetrics[]): string[] {
 /** One chart a coefficient, one line a layer. */
 function coefficientCharts(metrics: readonly StepMetrics[]): string[] {
   const given = thin(metrics.filter((m) => m.act_coefficients?.length))
-  const layers = given[0]?.act_coefficients ?? []
+  const layers = given[0]?.act_coefficients?.map(overExperts) ?? []
   const order = (layers[0]?.length ?? 1) - 1
   return Array.from({ length: layers.length ? order + 1 : 0 }, (_, i) =>
     lineFigure({
@@ -177,11 +177,17 @@ function coefficientCharts(metrics: readonly StepMetrics[]): string[] {
       unit: 'by layer',
       series: layers.map((_, layer) => ({
         name: `layer ${layer}`,
-        points: series(given, (m) => m.act_coefficients?.[layer]?.[i]),
+        points: series(given, (m) => overExperts(m.act_coefficients?.[layer] ?? [])[i]),
       })),
       ramp: { from: 'layer 0', to: `layer ${layers.length - 1}` },
     }),
   )
+}
+/** A layer's coefficients; their means where each expert has its own. */
+function overExperts(layer: number[] | number[][]): number[] {
+  if (!Array.isArray(layer[0])) return layer as number[]
+  const sets = layer as number[][]
+  return layer[0].map((_, i) => sets.reduce((sum, set) => sum + set[i]!, 0) / sets.length)
 }
 const powerName = (k: number) => (k === 1 ? 'x' : `x${String(k).replaceAll(/\d/g, (d) => '⁰¹²³⁴⁵⁶⁷⁸⁹'[Number(d)]!)}`)
 

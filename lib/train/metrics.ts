@@ -22,8 +22,8 @@ export interface StepMetrics {
   z_loss?: number
   /** MoE: [layer][expert], shares of the layer's assignments. */
   expert_load?: number[][]
-  /** Polynomial activations: a layer's coefficients, highest power first, then the bias. */
-  act_coefficients?: number[][]
+  /** Polynomial activations: a layer's coefficients, highest power first, then the bias; a list for each expert that has its own. */
+  act_coefficients?: (number[] | number[][])[]
 }
 
 /**

@@ -1,0 +1,59 @@
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { describe, expect, test } from 'vitest'
+import { readMetrics } from '../../lib/train/metrics.ts'
+import { polygrad, temporaryFolder } from '../cli/program.ts'
+
+const golden = fileURLToPath(new URL('../golden', import.meta.url))
+const folder = temporaryFolder()
+
+// The same runs in PyTorch: every step's loss within 1e-4, gradient norm within 1e-3 relative.
+describe('golden runs, through the command line', () => {
+  test.each(['dense_polynorm', 'dense_polyrelu_gqa_tied', 'dense_swiglu', 'moe_polynorm'])('%s', async (name) => {
+    const from = join(golden, name)
+    const config = JSON.parse(readFileSync(join(from, 'config.json'), 'utf8'))
+    const run = {
+      ...config,
+      data: { train: join(from, 'tokens.bin'), order: 'sequential' },
+      init: join(from, 'init.safetensors'),
+    }
+    mkdirSync(join(folder, name))
+    const path = join(folder, name, 'run.json')
+    writeFileSync(path, JSON.stringify(run))
+    const out = join(folder, name, 'out')
+    const { status, stderr } = await polygrad('train', path, '--out', out, '--device', 'cpu')
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
+
+    const expected = readFileSync(join(from, 'expected.jsonl'), 'utf8')
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line))
+    const lines = readMetrics(join(out, 'metrics.jsonl'))
+    expect(lines.map((l) => l.step)).toEqual(expected.map((e) => e.step))
+    for (const [i, want] of expected.entries()) {
+      const got = lines[i]!
+      // Written so that NaN fails.
+      expect(Math.abs(got.loss - want.loss) <= 1e-4, `step ${i}: loss ${got.loss}, not ${want.loss}`).toBe(true)
+      const off = Math.abs(got.grad_norm / want.grad_norm - 1)
+      expect(off <= 1e-3, `step ${i}: grad_norm ${got.grad_norm}, not ${want.grad_norm}`).toBe(true)
+      expect(got.lr).toBeCloseTo(want.lr, 12)
+      expect(got.tokens).toBe((i + 1) * config.train.micro_batch_size * config.train.seq_len * config.train.grad_accum)
+      expect(got.tokens_per_second).toBeGreaterThan(0)
+      const { num_experts = 0, num_hidden_layers, hidden_act, poly_order = 3 } = config.model
+      if (num_experts > 0) {
+        expect(got.expert_load).toHaveLength(num_hidden_layers)
+        for (const layer of got.expert_load!) {
+          expect(layer).toHaveLength(num_experts)
+          expect(layer.reduce((a, b) => a + b)).toBeCloseTo(1, 5)
+        }
+        expect(got.aux_loss).toBeGreaterThan(0.99)
+        expect(got.z_loss).toBeGreaterThan(0)
+      } else expect(got.expert_load ?? got.aux_loss).toBeUndefined()
+      if (hidden_act.startsWith('poly')) {
+        expect(got.act_coefficients).toHaveLength(num_hidden_layers)
+        for (const layer of got.act_coefficients!) expect(layer).toHaveLength(poly_order + 1)
+      } else expect(got.act_coefficients).toBeUndefined()
+    }
+  })
+})
