@@ -19,7 +19,7 @@ import {
   withGrad,
 } from './tensor.ts'
 
-interface Options {
+export interface GraphOptions {
   /** Keep the graph, so that it can be walked again. */
   retainGraph?: boolean
 }
@@ -139,7 +139,7 @@ function walk(
   ys: readonly Tensor[],
   dys: readonly (Tensor | undefined)[],
   wanted: ReadonlySet<Tensor> | null,
-  options: Options,
+  options: GraphOptions,
 ): Flow {
   const flow = new Flow(nextSerial(), wanted)
   ys.forEach((y, i) => {
@@ -195,7 +195,7 @@ function walk(
  * The graph is freed, unless `retainGraph`.
  * @throws Error if no gradient flows to `y`, `dy` has another shape, or the graph has been freed
  */
-export function backward(y: Tensor, dy?: Tensor, options: Options = {}): void {
+export function backward(y: Tensor, dy?: Tensor, options: GraphOptions = {}): void {
   noGrad(() => {
     const flow = walk([y], [dy], null, options)
     for (const [leaf, d] of flow.collected) {
@@ -216,7 +216,7 @@ export function backward(y: Tensor, dy?: Tensor, options: Options = {}): void {
  * The gradients of `y` with respect to `inputs`, null where `y` does not depend on one. `grad` fields stay as they are.
  * `dy` may be left out if `y` has one element.
  */
-export function grad(y: Tensor, inputs: readonly Tensor[], dy?: Tensor, options: Options = {}): (Tensor | null)[] {
+export function grad(y: Tensor, inputs: readonly Tensor[], dy?: Tensor, options: GraphOptions = {}): (Tensor | null)[] {
   return gradients([y], inputs, [dy], options)
 }
 
@@ -224,7 +224,7 @@ function gradients(
   ys: readonly Tensor[],
   inputs: readonly Tensor[],
   dys: readonly (Tensor | undefined)[],
-  options: Options = {},
+  options: GraphOptions = {},
 ): (Tensor | null)[] {
   return noGrad(() => {
     const flow = walk(ys, dys, new Set(inputs), options)

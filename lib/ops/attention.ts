@@ -14,7 +14,7 @@ export interface AttentionOptions {
  * FlashAttention-2, arXiv 2307.08691). Views with other strides, as (B, T, H, D) transposed, are read where they are;
  * the result lies in memory as (B, T, H, D), so that merging its heads copies nothing.
  * @param q (B, H, T, D)
- * @param k, v (B, K, S, D), where K divides H: head h of q looks at head h K / H of k and v
+ * @param k keys, and v, values: (B, K, S, D), where K divides H: head h of q looks at head h K / H of k and v
  * @returns (B, H, T, D)
  * @throws Error if shapes or dtypes do not fit together, or causal queries outnumber the keys
  */
