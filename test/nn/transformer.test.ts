@@ -10,6 +10,7 @@ import { Transformer } from '../../lib/nn/transformer.ts'
 import { tensor } from '../../lib/ops/create.ts'
 import { randn, seed } from '../../lib/ops/random.ts'
 import { noGrad, scope, type Tensor } from '../../lib/tensor.ts'
+import { countParameters } from '../../lib/train/estimate.ts'
 import { crossEntropy, distance, transformer, valuesOf } from './reference.ts'
 
 const base = {
@@ -113,6 +114,10 @@ describe.each(kinds)('%s', (_, fields) => {
       }
       model.loadStateDict({ [name]: tensor(data, { shape: p.shape }) }, { strict: false })
     }
+  })
+
+  test('the parameters are as many as the configuration says', () => {
+    expect(countParameters(model.config).total).toBe(model.parameterCount())
   })
 })
 
