@@ -50,10 +50,12 @@
   K(layerNormGrad, (View x, View weight, View mean, View rstd, View dy, View dx, View dweight, View dbias))
 
 // q, y (B, H, T, D); k, v (B, K, S, D), K divides H: in the compute type, the elements of a row adjacent, else any
-// strides. lse (B, H, T). Causal: query t sees the keys up to S - T + t. dk and dv are sums over the heads that share them.
-#define ATTENTION_KERNELS(K)                                                                 \
-  K(attention, (View q, View k, View v, double scale, bool causal, View y, View lse))        \
-  K(attentionGrad, (View q, View k, View v, View y, View lse, View dy, double scale, bool causal, View dq, View dk, View dv))
+// strides. lse (B, H, T). Causal: query t sees the keys up to S - T + t. dk and dv are sums over the heads that share
+// them.
+#define ATTENTION_KERNELS(K)                                                          \
+  K(attention, (View q, View k, View v, double scale, bool causal, View y, View lse)) \
+  K(attentionGrad,                                                                    \
+    (View q, View k, View v, View y, View lse, View dy, double scale, bool causal, View dq, View dk, View dv))
 
 // Over the last axis; logsumexp has one y for each row.
 #define SOFTMAX_KERNELS(K)                      \

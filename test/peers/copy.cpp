@@ -1,5 +1,5 @@
-// The ceiling of the bandwidth figures: a copy with streaming stores by several threads. Compiled by `npm run bench:cpu`.
-// usage: copy THREADS BYTES; then, for each line on standard input, copies once and prints {"seconds": s}.
+// The ceiling of the bandwidth figures: a copy with streaming stores by several threads. Compiled by `npm run
+// bench:cpu`. usage: copy THREADS BYTES; then, for each line on standard input, copies once and prints {"seconds": s}.
 #include <immintrin.h>
 
 #include <atomic>
@@ -58,7 +58,8 @@ int main(int argc, char** argv) {
     round++;
     copy(0);
     while (done < threads - 1) _mm_pause();
-    std::printf("{\"seconds\": %.9f}\n", std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    std::printf("{\"seconds\": %.9f}\n",
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     std::fflush(stdout);
   }
   std::_Exit(0);
