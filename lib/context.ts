@@ -2,7 +2,11 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 
 /** What a scope has to dispose of: tensors, with holes where one has been disposed of or taken out. */
-export type Owned = ({ dispose(): void } | undefined)[]
+export interface Owned {
+  readonly tensors: ({ dispose(): void } | undefined)[]
+  /** What an async function makes after the scope that started it has ended belongs to nobody. */
+  ended: boolean
+}
 
 export interface Context {
   /** New tensors are added here, to be disposed of when the scope ends; undefined outside every scope. */

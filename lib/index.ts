@@ -30,5 +30,5 @@ export {
 } from './ops/random.ts'
 export * as optim from './optim/index.ts'
 export type { ArrayOf, Device, Dtype, Known, Shape } from './tensor.ts'
-export { dtypes, keep, memory, noGrad, scope } from './tensor.ts'
+export { dtypes, keep, memory, noGrad, scope, synchronize } from './tensor.ts'
 export * as train from './train/index.ts'

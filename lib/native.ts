@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
+import { DeviceDataError, DisposedError, OutOfMemoryError } from './errors.ts'
 import type { Handle, Ops } from './signatures.ts'
 
 export type { Handle } from './signatures.ts'
@@ -25,6 +26,8 @@ interface Crossing {
   swap(a: Handle, b: Handle): void
   sweep(): number
   setCollector(collect: (full: boolean) => void): void
+  /** Makes the error for what went wrong in C++; sizes in bytes, for ERR_OUT_OF_MEMORY. */
+  setErrorMaker(make: (code: string, message: string, requested: number, free: number, peak: number) => Error): void
   write(handle: Handle, from: Bytes): void
   read<A extends Bytes>(handle: Handle, to: A): Promise<A>
   readSync<A extends Bytes>(handle: Handle, to: A): A
@@ -87,3 +90,10 @@ export const native: Native = load()
 setFlagsFromString('--expose-gc')
 const gc = runInNewContext('gc') as (options?: { type: 'minor' | 'major' }) => void
 native.setCollector((full) => gc(full ? undefined : { type: 'minor' }))
+
+native.setErrorMaker((code, message, requested, free, peak) => {
+  if (code === 'ERR_OUT_OF_MEMORY') return new OutOfMemoryError(message, requested, free, peak)
+  if (code === 'ERR_DEVICE_DATA') return new DeviceDataError(message)
+  if (code === 'ERR_DISPOSED') return new DisposedError(message)
+  return Object.assign(new Error(message), { code })
+})

@@ -140,15 +140,15 @@ export class Tensor<D extends Dtype = Dtype> {
     }
     this.#owner = undefined
     const owned = context().owned
-    if (owned) this.#joins(owned)
+    if (owned && !owned.ended) this.#joins(owned)
     else native.attach(handle, this)
   }
 
   // A scope holds its tensors, so what is in one need not be found dead by the sweep.
   #joins(owned: Owned): void {
     this.#owner = owned
-    this.#place = owned.length
-    owned.push(this)
+    this.#place = owned.tensors.length
+    owned.tensors.push(this)
   }
 
   /** Whether the scope that runs now will dispose of it. @internal */
@@ -159,10 +159,10 @@ export class Tensor<D extends Dtype = Dtype> {
   /** Moves it to another scope, or out of all. @internal */
   moveTo(owned: Owned | undefined): void {
     if (this.#disposed) return
-    if (this.#owner) this.#owner[this.#place] = undefined
+    if (this.#owner) this.#owner.tensors[this.#place] = undefined
     else if (owned === undefined) return
     this.#owner = undefined
-    if (owned) this.#joins(owned)
+    if (owned && !owned.ended) this.#joins(owned)
     else native.attach(this.#handle, this)
   }
 
@@ -237,7 +237,7 @@ export class Tensor<D extends Dtype = Dtype> {
   dispose(): void {
     if (this.#disposed) return
     native.release(this.#forget())
-    if (this.#owner) this.#owner[this.#place] = undefined
+    if (this.#owner) this.#owner.tensors[this.#place] = undefined
   }
 
   #forget(): Handle {
@@ -248,8 +248,9 @@ export class Tensor<D extends Dtype = Dtype> {
 
   /** Disposes of all tensors of a scope but those in `kept`, which go to `outer`. @internal */
   static close(owned: Owned, kept: ReadonlySet<unknown>, outer: Owned | undefined): void {
+    owned.ended = true
     const handles: Handle[] = []
-    for (const one of owned as (Tensor | undefined)[]) {
+    for (const one of owned.tensors as (Tensor | undefined)[]) {
       if (one === undefined) continue
       if (kept.has(one)) one.moveTo(outer)
       else handles.push(one.#forget())
@@ -346,7 +347,7 @@ export const withGrad = <R>(fn: () => R): R => within({ recording: true }, fn)
  * arrays, objects, Maps and Sets), what the gradients of those need, and what `keep` was called on.
  */
 export function scope<R>(fn: () => R): R {
-  const owned: Owned = []
+  const owned: Owned = { tensors: [], ended: false }
   const outer = context().owned
   return within({ owned }, fn, (result) => {
     const kept = new Set<Tensor>()
@@ -375,6 +376,19 @@ function reach(value: unknown, into: Set<Tensor>): void {
     } else if (one instanceof Map) stack.push(...one.keys(), ...one.values())
     else if (one instanceof Set) stack.push(...one)
     else stack.push(...Object.values(one))
+  }
+}
+
+/**
+ * Waits until all queued work is done.
+ * @throws DeviceDataError if a kernel met a value that only the device can see, such as an index out of range
+ */
+export async function synchronize(): Promise<void> {
+  const last = new Tensor(native.full([], 0, dtypeCode('float32'), deviceCode('cpu')))
+  try {
+    await last.data()
+  } finally {
+    last.dispose()
   }
 }
 

@@ -46,7 +46,8 @@ Stream::Slot& Stream::claim() {
 
 void Stream::publish() {
   head.store(head.load(std::memory_order_relaxed) + 1, std::memory_order_seq_cst);
-  if (sleeping.load(std::memory_order_seq_cst)) {
+  // Once a sleep: it may take a while until the thread runs again, and each call here would lock and wake.
+  if (sleeping.load(std::memory_order_seq_cst) && sleeping.exchange(false)) {
     std::lock_guard lock(mutex);
     wake.notify_one();
   }
@@ -58,8 +59,11 @@ void Stream::loop() {
     for (int spin = 0; spin < 4000 && head.load(std::memory_order_acquire) == at; spin++) __builtin_ia32_pause();
     if (head.load(std::memory_order_acquire) == at || stopping.load(std::memory_order_relaxed)) {
       std::unique_lock lock(mutex);
-      sleeping.store(true, std::memory_order_seq_cst);
-      wake.wait(lock, [&] { return stopping || head.load(std::memory_order_seq_cst) != at; });
+      auto due = [&] { return stopping || head.load(std::memory_order_seq_cst) != at; };
+      while (!due()) {
+        sleeping.store(true, std::memory_order_seq_cst);  // anew each time: a late wake may have taken it back
+        if (!due()) wake.wait(lock);
+      }
       sleeping.store(false, std::memory_order_seq_cst);
       if (stopping) return;
     }

@@ -9,6 +9,7 @@
 #include "cpu/pool.h"
 #include "cpu/stream.h"
 #include "napi/completion.h"
+#include "napi/errors.h"
 #include "napi/table.h"
 #include "ops/op.h"
 
@@ -134,14 +135,7 @@ struct JsResults final : Results {
 
 void throwToJs(napi_env env, const std::exception& e) {
   Napi::HandleScope scope(env);
-  Napi::Error error = Napi::Error::New(env, e.what());
-  if (auto* known = dynamic_cast<const Error*>(&e)) error.Set("code", Napi::String::New(env, known->code));
-  if (auto* memory = dynamic_cast<const OutOfMemory*>(&e)) {
-    error.Set("requested", Napi::Number::New(env, (double)memory->requested));
-    error.Set("free", Napi::Number::New(env, (double)memory->available));
-    error.Set("peak", Napi::Number::New(env, (double)memory->peak));
-  }
-  error.ThrowAsJavaScriptException();
+  napi_throw(env, errorFor(env, e));
 }
 
 napi_value callOp(napi_env env, napi_callback_info info) {
@@ -262,6 +256,10 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
          [](auto& info, Environment& e) { return Napi::Number::New(info.Env(), (double)e.table.sweep()); });
   define(env, exports, "setCollector", [](auto& info, Environment& e) {
     e.table.setCollector(info[0]);
+    return info.Env().Undefined();
+  });
+  define(env, exports, "setErrorMaker", [](auto& info, Environment&) {
+    setErrorMaker(info.Env(), info[0]);
     return info.Env().Undefined();
   });
   define(env, exports, "write", [](auto& info, Environment& e) {

@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "core/check.h"
+#include "napi/errors.h"
 
 struct Completions::Pending {
   Completions* owner;
@@ -45,9 +46,7 @@ void Completions::onSettled(napi_env env, napi_value, void* context, void* data)
   if (p->failure.empty()) {
     p->deferred.Resolve(p->keep.Value());
   } else {
-    Napi::Error error = Napi::Error::New(env, p->failure);
-    error.Set("code", Napi::String::New(env, "ERR_DEVICE_DATA"));
-    p->deferred.Reject(error.Value());
+    p->deferred.Reject(errorFor(env, Error(p->failure, "ERR_DEVICE_DATA")));
   }
 }
 
