@@ -42,24 +42,6 @@ struct Workspace {
   }
 };
 
-// A square of 8 rows and columns, turned.
-inline void turnSquare(const float* from, int64_t fromStep, float scale, float* to, int64_t toStep) {
-  __m256 a[8], b[8];
-  const __m256 factor = _mm256_set1_ps(scale);
-  for (int i = 0; i < 8; i++) a[i] = _mm256_mul_ps(_mm256_loadu_ps(from + i * fromStep), factor);
-  for (int i = 0; i < 8; i += 2)
-    b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
-  for (int i = 0; i < 8; i += 4)
-    for (int j = 0; j < 2; j++) {
-      a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
-      a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xee);
-    }
-  for (int i = 0; i < 4; i++) {
-    _mm256_storeu_ps(to + i * toStep, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
-    _mm256_storeu_ps(to + (i + 4) * toStep, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
-  }
-}
-
 // to (D, n) = scale * the rows from `first` on, turned; columns up to n are zero.
 template <class C>
 void turn(const Rows<C>& x, int64_t first, int64_t rows, int64_t n, C scale, C* to) {

@@ -1,5 +1,7 @@
 // isa: all
-// Matrix products: OpenBLAS on one thread each, the pool over panels of the result that the shape alone decides.
+// Matrix products. Large ones in float32 by packed.h; others by OpenBLAS on one thread each, the pool over panels of
+// the result. The shape alone decides which, and where panels end.
+#include "cpu/packed.h"
 #include "cpu/product.h"
 #include "kernels.h"
 
@@ -98,6 +100,9 @@ void multiply(const Product& p, const T* a, const T* b, T* y, double alpha, doub
     });
     return;
   }
+  if constexpr (std::is_same_v<T, float>)
+    if (products * sums == 1 && suitsPacked(p.m, p.n, p.k))
+      return multiplyPacked(left, right, p.m, p.n, p.k, (float)alpha, (float)beta, y, p.yRow);
   Panels panels(p.m, p.n, p.k, products);
   if (!std::is_same_v<T, Compute<T>>) {  // what is widened should stay in the cache
     panels.rows = std::min<int64_t>(panels.rows, 512);

@@ -199,14 +199,20 @@ test('linear adds a bias to each row', () => {
   expect(() => linear(leaf(x), leaf(weight), leaf(noise([5], 1)))).toThrow('linear: bias is [5] but should be [4]')
 })
 
-test('the gradient of a weight can be added to an earlier one', () => {
-  const x = leaf(noise([8, 5], 1))
-  const dy = leaf(noise([8, 3], 2))
-  const sum = leaf(noise([3, 5], 3))
-  const before = numbers(sum)
-  const alone = numbers(new Tensor(native.linearGradWeight(x.handle, dy.handle, null)))
-  native.linearGradWeight(x.handle, dy.handle, sum.handle)
-  expectClose(sum, { data: Float64Array.from(before, (v, i) => v + alone[i]!), shape: [3, 5] })
+// The second size is one that is packed and computed in panels.
+test.each([
+  [8, 5, 3],
+  [400, 150, 130],
+])('the gradient of a weight can be added to an earlier one: %i rows, %i by %i', (rows, ins, outs) => {
+  for (const dtype of dtypes) {
+    const x = leaf(noise([rows, ins], 1), dtype)
+    const dy = leaf(noise([rows, outs], 2), dtype)
+    const sum = leaf(noise([outs, ins], 3), dtype)
+    const before = numbers(sum)
+    const alone = numbers(new Tensor(native.linearGradWeight(x.handle, dy.handle, null)))
+    native.linearGradWeight(x.handle, dy.handle, sum.handle)
+    expectClose(sum, { data: Float64Array.from(before, (v, i) => v + alone[i]!), shape: [outs, ins] })
+  }
 })
 
 test('one row, as when a token is generated, gives what many rows give', () => {
