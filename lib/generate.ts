@@ -156,31 +156,27 @@ export class Sampler {
   }
 
   // The ids to choose from with their unnormalised probabilities.
-  #candidates(logits: ArrayLike<number>, most: number): { ids: number[]; weights: number[] } {
-    let ids: number[] = []
-    const least = this.#topK > 0 && this.#topK < logits.length ? kthLargest(logits, this.#topK) : undefined
-    if (least === undefined) ids = Array.from({ length: logits.length }, (_, i) => i)
-    else {
+  #candidates(logits: ArrayLike<number>, most: number): { ids: Uint32Array; weights: Float64Array } {
+    let ids = new Uint32Array(logits.length).map((_, i) => i)
+    if (this.#topK > 0 && this.#topK < logits.length) {
+      const least = kthLargest(logits, this.#topK)
       // Of equal ones at the border, the first are taken.
-      let room = this.#topK
-      for (let i = 0; i < logits.length; i++) if (logits[i]! > least) room--
-      for (let i = 0; i < logits.length; i++)
-        if (logits[i]! > least || (logits[i]! === least && room-- > 0)) ids.push(i)
+      let room = this.#topK - ids.filter((id) => logits[id]! > least).length
+      ids = ids.filter((id) => logits[id]! > least || (logits[id]! === least && room-- > 0))
     }
-    const weight = (id: number) => Math.exp((logits[id]! - most) / this.#temperature)
-    let weights = ids.map(weight)
+    const weigh = (id: number) => Math.exp((logits[id]! - most) / this.#temperature)
+    const weights = new Float64Array(ids.length).map((_, i) => weigh(ids[i]!))
     if (this.#topP === 1) return { ids, weights }
 
     const sum = weights.reduce((a, b) => a + b, 0)
     // What is below this can never be needed to reach topP: together it is less than 1 - topP.
     const floor = ((1 - this.#topP) / ids.length) * sum * (1 - 1e-9)
-    const sorted = ids.filter((_, i) => weights[i]! >= floor).sort((a, b) => logits[b]! - logits[a]! || a - b)
+    ids = ids.filter((_, i) => weights[i]! >= floor).sort((a, b) => logits[b]! - logits[a]! || a - b)
     let taken = 0
     let reached = 0
-    while (taken < sorted.length && reached < this.#topP * sum) reached += weight(sorted[taken++]!)
-    ids = sorted.slice(0, taken)
-    weights = ids.map(weight)
-    return { ids, weights }
+    while (taken < ids.length && reached < this.#topP * sum) reached += weigh(ids[taken++]!)
+    ids = ids.subarray(0, taken)
+    return { ids, weights: new Float64Array(taken).map((_, i) => weigh(ids[i]!)) }
   }
 }
 
