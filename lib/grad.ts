@@ -6,6 +6,7 @@ import { add, mul } from './ops/elementwise.ts'
 import { currentGenerator, withGenerator } from './ops/random.ts'
 import { sum } from './ops/reduce.ts'
 import {
+  collectingInPlace,
   dtypeCode,
   isFloating,
   keep,
@@ -62,8 +63,11 @@ class Flow {
   ) {}
 
   send(to: Tensor, d: Tensor): void {
-    if (this.wanted ? this.wanted.has(to) : to.node === null && to.requiresGrad)
-      this.#collected.set(to, this.#add(this.#collected.get(to), d))
+    if (this.wanted ? this.wanted.has(to) : to.node === null && to.requiresGrad) {
+      // Added at once where there is a gradient already: not all of them need be held until the end.
+      if (!this.wanted && to.grad && !to.grad.disposed) native.accumulate(d.handle, to.grad.handle)
+      else this.#collected.set(to, this.#add(this.#collected.get(to), d))
+    }
     if (to.node) {
       let slots = this.#arrived.get(to.node)
       if (!slots) {
@@ -197,18 +201,16 @@ function walk(
  */
 export function backward(y: Tensor, dy?: Tensor, options: GraphOptions = {}): void {
   noGrad(() => {
-    const flow = walk([y], [dy], null, options)
+    // A copy, because dy may be a gradient that is added to on the way.
+    const seed = dy && new Tensor(native.cast(dy.handle, dtypeCode(dy.dtype)))
+    const flow = collectingInPlace(true, () => walk([y], [seed], null, options))
     for (const [leaf, d] of flow.collected) {
-      if (leaf.grad) {
-        native.accumulate(d.handle, leaf.grad.handle)
-        flow.release(d)
-      } else {
-        leaf.grad = flow.owns(d) ? d : new Tensor(native.cast(d.handle, dtypeCode(d.dtype)))
-        if (leaf.grad !== d) flow.release(d)
-        // A gradient lives as long as its tensor; in a scope that does not own the tensor, it outlives the scope.
-        if (!leaf.owned) keep(leaf.grad)
-      }
+      leaf.grad = flow.owns(d) ? d : new Tensor(native.cast(d.handle, dtypeCode(d.dtype)))
+      if (leaf.grad !== d) flow.release(d)
+      // A gradient lives as long as its tensor; in a scope that does not own the tensor, it outlives the scope.
+      if (!leaf.owned) keep(leaf.grad)
     }
+    seed?.dispose()
   })
 }
 
@@ -227,7 +229,7 @@ function gradients(
   options: GraphOptions = {},
 ): (Tensor | null)[] {
   return noGrad(() => {
-    const flow = walk(ys, dys, new Set(inputs), options)
+    const flow = collectingInPlace(false, () => walk(ys, dys, new Set(inputs), options))
     return inputs.map((input) => flow.collected.get(input) ?? null)
   })
 }

@@ -41,7 +41,7 @@ export interface Ops {
   dropout(x: Handle, state: Handle, call: number, p: number): Handle
   dtypeOf(x: Handle): number
   embedding(ids: Handle, weight: Handle): Handle
-  embeddingGrad(ids: Handle, dy: Handle, vocabulary: number): Handle
+  embeddingGrad(ids: Handle, dy: Handle, vocabulary: number, sum: Handle | null): Handle
   empty(shape: readonly number[], dtype: number, device: number): Handle
   eq(a: Handle, b: Handle): Handle
   eqScalar(x: Handle, value: number): Handle

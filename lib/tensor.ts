@@ -336,6 +336,35 @@ export const sameShape = (a: Shape, b: Shape): boolean => {
   return true
 }
 
+let collecting = false
+
+/** Runs `fn`, in which operations may add to the gradients of leaves themselves, or may not. @internal */
+export function collectingInPlace<R>(allowed: boolean, fn: () => R): R {
+  const before = collecting
+  collecting = allowed
+  try {
+    return fn()
+  } finally {
+    collecting = before
+  }
+}
+
+/**
+ * Where the backward function of an operation may add the gradient of its input `t` itself, in `dtype`; it then returns
+ * null for it. null: there is no such place, return the gradient. @internal
+ */
+export function gradientInPlace(t: Tensor, dtype: Dtype): Tensor | null {
+  const { grad } = t
+  if (!collecting || t.node !== null || !t.requiresGrad || !grad || grad.disposed || grad.dtype !== dtype) return null
+  let step = 1
+  const strides = native.stridesOf(grad.handle)
+  for (let axis = strides.length - 1; axis >= 0; axis--) {
+    if (grad.shape[axis] !== 1 && strides[axis] !== step) return null
+    step *= grad.shape[axis]!
+  }
+  return grad
+}
+
 /** Runs `fn` (async too) without recording gradients. */
 export const noGrad = <R>(fn: () => R): R => within({ recording: false }, fn)
 

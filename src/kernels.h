@@ -81,10 +81,10 @@
   K(rope, (View x, View table, int64_t offset, bool inverse, View y)) \
   K(ropeTable, (double theta, View table))
 
-// ids: any integers; one out of range gives a row of NaN. dweight is in the compute type.
+// ids: any integers; one out of range gives a row of NaN. dweight is in the compute type; add: to what is there.
 #define EMBEDDING_KERNELS(K)                    \
   K(embedding, (View ids, View weight, View y)) \
-  K(embeddingGrad, (View ids, View dy, View dweight))
+  K(embeddingGrad, (View ids, View dy, View dweight, bool add))
 
 // Flat buffers. sum (1), sums, state and hyper are float64. state: updates made, clip coefficient, whether all is
 // finite, global norm; hyper: lr, beta1, beta2, eps, weight decay. clipCoefficient makes the state from the sums of the

@@ -47,6 +47,38 @@ describe('the walk', () => {
     expect(list(x.grad)).toEqual([20_001])
   })
 
+  test('a gradient that is there is added to in place, by every operation', () => {
+    const [x, w, u] = [leaf([1, 2], [1, 2]), leaf([3, 4, 5, 6], [2, 2]), leaf([7, 8])]
+    const run = () =>
+      ops
+        .linear(x, w)
+        .mul(u)
+        .backward(tensor([[1, 10]], { dtype: 'float64' }))
+    run()
+    const [first, there] = [[x, w, u].map((t) => list(t.grad)), [x, w, u].map((t) => t.grad)]
+    const before = memory().tensors
+    run()
+    expect(memory().tensors).toBeLessThanOrEqual(before + 4) // the graph's own, until they are swept
+    expect([x, w, u].map((t) => list(t.grad))).toEqual(first.map((g) => g.map((v) => 2 * v)))
+    for (const [i, t] of [x, w, u].entries()) expect(t.grad).toBe(there[i])
+    // a gradient in memory with gaps
+    w.grad = tensor([0, 0, 0, 0], { dtype: 'float64', shape: [2, 2] }).transpose()
+    run()
+    expect(list(w.grad)).toEqual(first[1])
+    // grad() leaves it alone, also where an operation could add to it
+    const y = ops.linear(x, w).mul(u)
+    expect(list(grad(y, [w], tensor([[1, 10]], { dtype: 'float64' }))[0]!)).toEqual(first[1])
+    expect(list(w.grad)).toEqual(first[1])
+  })
+
+  test('the gradient that arrives may be one that is added to', () => {
+    const x = leaf([2, 3])
+    x.grad = tensor([1, 1], { dtype: 'float64' })
+    const y = x.mul(x).add(x.mul(5)) // 2x + 5
+    y.backward(x.grad)
+    expect(list(x.grad)).toEqual([1 + 9, 1 + 11])
+  })
+
   test('gradients are added up over calls, each tensor with memory of its own', () => {
     const [a, b] = [leaf([1, 2]), leaf([3, 4])]
     const dy = tensor([1, 10], { dtype: 'float64' })

@@ -1,6 +1,6 @@
 // Rows of a table by their numbers.
 import { native } from '../native.ts'
-import { record, Tensor } from '../tensor.ts'
+import { gradientInPlace, record, Tensor } from '../tensor.ts'
 
 /**
  * `weight[ids]`.
@@ -16,8 +16,12 @@ export function embedding(ids: Tensor, weight: Tensor): Tensor {
     native.embedding(ids.handle, weight.handle),
     [weight],
     (dy) => {
-      const d = new Tensor(native.embeddingGrad(ids.handle, dy.handle, weight.shape[0]!))
-      return [d.dtype === weight.dtype ? d : new Tensor(native.cast(d.handle, native.dtypeOf(weight.handle)))]
+      // In place, where there is a gradient already: few of its rows change.
+      const sum = gradientInPlace(weight, dy.dtype === 'float64' ? 'float64' : 'float32')
+      const handle = native.embeddingGrad(ids.handle, dy.handle, weight.shape[0]!, sum?.handle ?? null)
+      if (!sum) return [new Tensor(handle)]
+      native.release(handle)
+      return [null]
     },
     [ids],
   )

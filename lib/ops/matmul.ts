@@ -1,6 +1,6 @@
 // Matrix products.
 import { native } from '../native.ts'
-import { record, Tensor } from '../tensor.ts'
+import { gradientInPlace, record, Tensor } from '../tensor.ts'
 import { sumTo } from './reduce.ts'
 
 /**
@@ -23,7 +23,16 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor 
   const inputs = bias ? [x, weight, bias] : [x, weight]
   return record('linear', native.linear(x.handle, weight.handle, bias?.handle ?? null), inputs, (dy) => [
     x.tracked ? new Tensor(native.linearGradX(dy.handle, weight.handle)) : null,
-    weight.tracked ? new Tensor(native.linearGradWeight(x.handle, dy.handle, null)) : null,
+    weight.tracked ? weightGradient(x, dy, weight) : null,
     ...(bias ? [bias.tracked ? sumTo(dy, bias.shape) : null] : []),
   ])
+}
+
+// In place, where there is a gradient already: the product adds to it as it goes.
+function weightGradient(x: Tensor, dy: Tensor, weight: Tensor): Tensor | null {
+  const sum = gradientInPlace(weight, x.dtype)
+  const handle = native.linearGradWeight(x.handle, dy.handle, sum?.handle ?? null)
+  if (!sum) return new Tensor(handle)
+  native.release(handle)
+  return null
 }

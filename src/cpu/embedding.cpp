@@ -35,12 +35,11 @@ namespace {
 
 // A chunk owns some columns and goes through all ids in their order.
 template <class C>
-void scatter(View ids, View dy, View dweight) {
+void scatter(View ids, View dy, View dweight, bool add) {
   constexpr int64_t width = 64;
   int64_t n = dweight.cols(), vocabulary = dweight.shape[0], count = ids.size();
   Indices checked = checkedIndices(ids, vocabulary);
-  parallelFor(vocabulary * n, 65536,
-              [&](int64_t begin, int64_t end) { std::memset(dweight.as<C>() + begin, 0, (end - begin) * sizeof(C)); });
+  if (!add) fill(dweight, 0);
   parallelFor(n, width, [&](int64_t begin, int64_t end) {
     C space[width];
     for (int64_t row = 0; row < count; row++) {
@@ -54,11 +53,11 @@ void scatter(View ids, View dy, View dweight) {
 
 }  // namespace
 
-void embeddingGrad(View ids, View dy, View dweight) {
+void embeddingGrad(View ids, View dy, View dweight, bool add) {
   if (dweight.dtype == Dtype::float64)
-    scatter<double>(ids, dy, dweight);
+    scatter<double>(ids, dy, dweight, add);
   else
-    scatter<float>(ids, dy, dweight);
+    scatter<float>(ids, dy, dweight, add);
 }
 
 }  // namespace cpu::ISA

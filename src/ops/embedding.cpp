@@ -14,10 +14,15 @@ OP(Tensor, embedding, (const Tensor& ids, const Tensor& weight)) {
   return y;
 }
 
-// In the compute type.
-OP(Tensor, embeddingGrad, (const Tensor& ids, const Tensor& dy, int64_t vocabulary)) {
+// In the compute type; added to `sum`, if given.
+OP(Tensor, embeddingGrad, (const Tensor& ids, const Tensor& dy, int64_t vocabulary, const std::optional<Tensor>& sum)) {
   check(dy.shape.rank == ids.shape.rank + 1, "embeddingGrad: the gradient is ", dy.shape, " but ids are ", ids.shape);
-  Tensor dweight = empty({vocabulary, dy.cols()}, computeDtype(dy.dtype), dy.device());
-  kernels(dy.device()).embeddingGrad(contiguous(ids), contiguous(dy), dweight);
+  Shape shape{vocabulary, dy.cols()};
+  Dtype t = computeDtype(dy.dtype);
+  if (sum)
+    check(sum->shape == shape && sum->dtype == t && sum->contiguous(), "embeddingGrad: the sum is ", sum->dtype, " ",
+          sum->shape, " but should be ", t, " ", shape);
+  Tensor dweight = sum ? *sum : empty(shape, t, dy.device());
+  kernels(dy.device()).embeddingGrad(contiguous(ids), contiguous(dy), dweight, sum.has_value());
   return dweight;
 }

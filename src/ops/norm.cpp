@@ -30,7 +30,7 @@ Tensor statistics(const Tensor& x) {
 
 // y and what the gradient needs: one over the root mean square of each row.
 using Normed = std::tuple<Tensor, Tensor>;
-OP(Normed, rmsNorm, (const Tensor& x, std::optional<Tensor> weight, double eps)) {
+OP(Normed, rmsNorm, (const Tensor& x, const std::optional<Tensor>& weight, double eps)) {
   checkFloat(x, "rmsNorm");
   Tensor in = contiguous(x), y = empty(x.shape, x.dtype, x.device()), rstd = statistics(x), w;
   kernels(x.device()).rmsNorm(in, {}, parameter(weight, x, "rmsNorm", "weight", w), eps, {}, y, rstd);
@@ -39,7 +39,7 @@ OP(Normed, rmsNorm, (const Tensor& x, std::optional<Tensor> weight, double eps))
 
 // sum = x + residual, and its norm.
 using NormedSum = std::tuple<Tensor, Tensor, Tensor>;
-OP(NormedSum, addRmsNorm, (const Tensor& x, const Tensor& residual, std::optional<Tensor> weight, double eps)) {
+OP(NormedSum, addRmsNorm, (const Tensor& x, const Tensor& residual, const std::optional<Tensor>& weight, double eps)) {
   checkFloat(x, "addRmsNorm");
   sameDevice(x, residual, "addRmsNorm");
   check(residual.shape == x.shape && residual.dtype == x.dtype, "addRmsNorm: residual is ", residual.dtype, " ",
@@ -52,8 +52,8 @@ OP(NormedSum, addRmsNorm, (const Tensor& x, const Tensor& residual, std::optiona
 
 // dx (with dsum added, if given) and dweight, in the compute type; dweight is empty if not wanted.
 OP(Normed, rmsNormGrad,
-   (const Tensor& x, std::optional<Tensor> weight, const Tensor& rstd, const Tensor& dy, std::optional<Tensor> dsum,
-    bool wantWeight)) {
+   (const Tensor& x, const std::optional<Tensor>& weight, const Tensor& rstd, const Tensor& dy,
+    const std::optional<Tensor>& dsum, bool wantWeight)) {
   Tensor in = contiguous(x), d = gradientLike(dy, x, "rmsNormGrad"), w, more;
   Tensor dx = empty(x.shape, x.dtype, x.device());
   Tensor dw = empty(Shape{wantWeight ? x.cols() : 0}, computeDtype(x.dtype), x.device());
@@ -65,7 +65,8 @@ OP(Normed, rmsNormGrad,
 }
 
 // y, and the mean and reciprocal deviation of each row.
-OP(NormedSum, layerNorm, (const Tensor& x, std::optional<Tensor> weight, std::optional<Tensor> bias, double eps)) {
+OP(NormedSum, layerNorm,
+   (const Tensor& x, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, double eps)) {
   checkFloat(x, "layerNorm");
   Tensor in = contiguous(x), y = empty(x.shape, x.dtype, x.device()), mean = statistics(x), rstd = statistics(x), w, b;
   kernels(x.device())
@@ -76,7 +77,7 @@ OP(NormedSum, layerNorm, (const Tensor& x, std::optional<Tensor> weight, std::op
 
 // dx, dweight and dbias; the last two are empty if not wanted.
 OP(NormedSum, layerNormGrad,
-   (const Tensor& x, std::optional<Tensor> weight, const Tensor& mean, const Tensor& rstd, const Tensor& dy,
+   (const Tensor& x, const std::optional<Tensor>& weight, const Tensor& mean, const Tensor& rstd, const Tensor& dy,
     bool wantWeight, bool wantBias)) {
   Tensor in = contiguous(x), d = gradientLike(dy, x, "layerNormGrad"), w;
   Tensor dx = empty(x.shape, x.dtype, x.device());

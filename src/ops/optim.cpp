@@ -28,7 +28,8 @@ OP(void, sumSquares, (const Tensor& x, const Tensor& sum)) {
   kernels(x.device()).sumSquares(x, sum);
 }
 
-OP(void, clipCoefficient, (const Tensor& sums, std::optional<Tensor> loss, double maxNorm, const Tensor& state)) {
+OP(void, clipCoefficient,
+   (const Tensor& sums, const std::optional<Tensor>& loss, double maxNorm, const Tensor& state)) {
   checkNumbers(sums, -1, "clipCoefficient", "sums");
   checkNumbers(state, 4, "clipCoefficient", "state");
   if (loss) checkFlat(*loss, "clipCoefficient", "loss");
@@ -43,8 +44,8 @@ OP(void, countUpdate, (const Tensor& state)) {
 }
 
 OP(void, adamw,
-   (const Tensor& p, const Tensor& g, const Tensor& m, const Tensor& v, std::optional<Tensor> half, const Tensor& hyper,
-    const Tensor& state)) {
+   (const Tensor& p, const Tensor& g, const Tensor& m, const Tensor& v, const std::optional<Tensor>& half,
+    const Tensor& hyper, const Tensor& state)) {
   check(p.dtype == Dtype::float32 || p.dtype == Dtype::float64, "adamw: p is ", p.dtype,
         ", but should be float32 or float64; 16-bit parameters need a float32 master");
   for (auto* t : {&p, &g, &m, &v}) {

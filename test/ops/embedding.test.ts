@@ -38,6 +38,18 @@ describe('embedding', () => {
     expect(once()).toEqual(once())
   })
 
+  test('a gradient that is there is added to, in place', () => {
+    const [w, dy] = [noise([6, 70], 1), noise([3, 70], 2)]
+    const ids = tensor([5, 2, 5], { dtype: 'int32' })
+    const weight = leaf(w)
+    backward(embedding(ids, weight), leaf(dy))
+    const once = numbers(weight.grad)
+    const there = weight.grad
+    backward(embedding(ids, weight), leaf(dy))
+    expect(weight.grad).toBe(there)
+    expectClose(weight.grad, { data: Float64Array.from(once, (v) => 2 * v), shape: [6, 70] }, 1e-15)
+  })
+
   test('bfloat16: the gradient is added up in float32', () => {
     const weight = tensor([[1, 2]], { dtype: 'bfloat16', requiresGrad: true })
     const y = embedding(tensor(new Array(1000).fill(0), { dtype: 'int32' }), weight)
