@@ -20,7 +20,7 @@ function files(folder: string, extensions: string[]): string[] {
 
 // Each room may reach itself and the rooms before it.
 const rooms = {
-  lib: 'signatures native errors context tensor devices ops grad methods nn optim data io train generate distributed bench report cli index',
+  lib: 'signatures errors native context tensor devices ops grad methods nn optim data io train generate distributed bench report cli index',
   src: 'math core kernels cpu kernels.cpp tensor ops napi',
 }
 
