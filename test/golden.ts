@@ -1,6 +1,7 @@
 // Values that PyTorch computed (test/golden/ops), and the comparison that tests make with them.
 import { readFileSync } from 'node:fs'
 import { expect } from 'vitest'
+import { native } from '../lib/native.ts'
 import { tensor } from '../lib/ops/create.ts'
 import { type Dtype, fromBits, type Tensor } from '../lib/tensor.ts'
 
@@ -74,4 +75,20 @@ export const numbers = (t: Tensor | null): number[] => {
   const { dtype } = t!
   if (dtype !== 'bfloat16' && dtype !== 'float16') return Array.from(t!.dataSync() as ArrayLike<number>, Number)
   return Array.from(t!.dataSync() as Uint16Array, (bits) => fromBits(dtype, bits))
+}
+
+/** What `fn` gives with one thread, which must be the same bits as with several. */
+export function anyThreads<R>(fn: () => R): R {
+  const before = native.threads()
+  try {
+    native.setThreads(1)
+    const alone = fn()
+    for (const threads of [2, 5]) {
+      native.setThreads(threads)
+      expect(fn()).toEqual(alone)
+    }
+    return alone
+  } finally {
+    native.setThreads(before)
+  }
 }

@@ -5,7 +5,7 @@ import { crossEntropy, linearCrossEntropy } from '../../lib/ops/loss.ts'
 import { linear } from '../../lib/ops/matmul.ts'
 import { memory, noGrad, type Tensor } from '../../lib/tensor.ts'
 import { checkOp } from '../check.ts'
-import { expectClose, golden, leaf, noise, numbers } from '../golden.ts'
+import { anyThreads, expectClose, golden, leaf, noise, numbers } from '../golden.ts'
 import { crossEntropy as crossEntropyOf, differences, rowsOf, softmax } from '../reference.ts'
 
 const scalar = (v: number) => ({ data: Float64Array.of(v), shape: [] })
@@ -208,6 +208,22 @@ describe('linearCrossEntropy', () => {
       'linearCrossEntropy: weight is [4, 2] but rows of x have 3',
     )
     expect(() => linearCrossEntropy(x, w, classes([1], [1]))).toThrow('targets are [1] but should be [2]')
+  })
+})
+
+test('the same bits with any number of threads', () => {
+  const targets = classes(
+    Array.from({ length: 300 }, (_, i) => (i * 37) % 3000),
+    [300],
+  )
+  anyThreads(() => {
+    const [x, w] = [leaf(noise([300, 24], 1), 'float32'), leaf(noise([3000, 24], 2), 'float32')]
+    const apart = crossEntropy(linear(x, w), targets)
+    backward(apart)
+    const [ux, uw] = [leaf(noise([300, 24], 1), 'float32'), leaf(noise([3000, 24], 2), 'float32')]
+    const together = linearCrossEntropy(ux, uw, targets)
+    backward(together)
+    return [apart, x.grad, w.grad, together, ux.grad, uw.grad].map(numbers)
   })
 })
 

@@ -2,9 +2,9 @@ import { describe, expect, test } from 'vitest'
 import { backward } from '../../lib/grad.ts'
 import { tensor } from '../../lib/ops/create.ts'
 import { addRmsNorm, layerNorm, rmsNorm } from '../../lib/ops/norm.ts'
-import { memory, noGrad } from '../../lib/tensor.ts'
+import { memory, noGrad, type Tensor } from '../../lib/tensor.ts'
 import { checkOp } from '../check.ts'
-import { expectClose, golden, leaf, noise, numbers } from '../golden.ts'
+import { anyThreads, expectClose, golden, leaf, noise, numbers } from '../golden.ts'
 import type { Nd } from '../nd.ts'
 import { differences, layerNorm as layerNormOf, rmsNorm as rmsNormOf } from '../reference.ts'
 
@@ -174,6 +174,17 @@ describe('layerNorm', () => {
     expectClose(layerNorm(leaf(x), leaf(w)), { data: layerNormOf(x.data, w.data, zero, 1e-5), shape: [4, 6] })
     expectClose(layerNorm(leaf(x), null, leaf(w)), { data: layerNormOf(x.data, one, w.data, 1e-5), shape: [4, 6] })
     expect(() => layerNorm(leaf(x), null, leaf(noise([5], 1)))).toThrow('layerNorm: bias is [5] but rows of x have 6')
+  })
+})
+
+test('the same bits with any number of threads', () => {
+  anyThreads(() => {
+    const leaves = [[3000, 40], [3000, 40], [40], [40]].map((shape, i) => leaf(noise(shape, i), 'float32'))
+    const [x, r, w, b] = leaves as [Tensor, Tensor, Tensor, Tensor]
+    const { sum, y } = addRmsNorm(x, r, w)
+    backward(layerNorm(y, w, b), leaf(noise([3000, 40], 9), 'float32'), { retainGraph: true })
+    backward(sum, leaf(noise([3000, 40], 10), 'float32'))
+    return [y, ...leaves.map((t) => t.grad)].map(numbers)
   })
 })
 

@@ -5,7 +5,7 @@ import { mul } from '../../lib/ops/elementwise.ts'
 import { sum } from '../../lib/ops/reduce.ts'
 import { AdamW } from '../../lib/optim/adamw.ts'
 import { type Dtype, scope, type Tensor } from '../../lib/tensor.ts'
-import { expectClose, golden, leaf, noise, numbers } from '../golden.ts'
+import { anyThreads, expectClose, golden, leaf, noise, numbers } from '../golden.ts'
 import { AdamW as Reference } from '../reference.ts'
 
 // Sends `g` to p's gradient through the tape.
@@ -213,6 +213,17 @@ describe('AdamW', () => {
     expect(() => new AdamW([leaf(noise([2], 1))], { lr: -1 })).toThrow('AdamW: lr is -1, but should be 0 or above')
     expect(() => new AdamW([leaf(noise([2], 1))], { betas: [0.9, 1] })).toThrow('betas are 0.9, 1')
     expect(() => optimizer.clip(Number.NaN)).toThrow('maxNorm is NaN')
+  })
+
+  test('the same bits with any number of threads', () => {
+    anyThreads(() => {
+      const p = leaf(noise([200_000], 1), 'float32')
+      const optimizer = new AdamW([p], settings)
+      arrive(p, noise([200_000], 2).data)
+      optimizer.clip(0.5)
+      optimizer.step()
+      return [p, optimizer.gradNorm].map(numbers)
+    })
   })
 
   test('lives through scopes', () => {
