@@ -178,16 +178,25 @@ struct Swiglu {  // silu(gate) up
 };
 
 // name in JavaScript, struct above
-#define UNARY(U)                                                                                          \
-  U(neg, Neg)                                                                                             \
-  U(exp, Exp)                                                                                             \
-  U(log, Log)                                                                                             \
-  U(sqrt, Sqrt)                                                                                           \
-  U(abs, Abs)                                                                                             \
-  U(sign, Sign)                                                                                           \
-  U(sin, Sin)                                                                                             \
-  U(cos, Cos) U(tanh, Tanh) U(sigmoid, Sigmoid) U(relu, Relu) U(relu2, Relu2) U(silu, Silu) U(gelu, Gelu) \
-      U(geluTanh, GeluTanh)
+// clang-format finds no layout here that it leaves alone.
+// clang-format off
+#define UNARY(U) \
+  U(neg, Neg) \
+  U(exp, Exp) \
+  U(log, Log) \
+  U(sqrt, Sqrt) \
+  U(abs, Abs) \
+  U(sign, Sign) \
+  U(sin, Sin) \
+  U(cos, Cos) \
+  U(tanh, Tanh) \
+  U(sigmoid, Sigmoid) \
+  U(relu, Relu) \
+  U(relu2, Relu2) \
+  U(silu, Silu) \
+  U(gelu, Gelu) \
+  U(geluTanh, GeluTanh)
+// clang-format on
 
 // da and db: the derivatives by the first and the second operand; where both are largest, each gets half.
 struct Add {
