@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/packed.h"
 #include "cpu/product.h"
 #include "cpu/stream.h"
 #include "kernels.h"
@@ -104,6 +105,50 @@ std::vector<Group> groups(const View& offsets, int64_t most) {
 template <class T>
 Matrix<T> matrixOf(const View& x, int64_t expert) {
   return {x.as<T>() + expert * x.stride[0], matrixLayout(x.shape[1], x.shape[2], x.stride[1], x.stride[2])};
+}
+
+// All the experts' matrices packed at once, where that is worth it and no huge matter.
+bool suitsPackedGroups(int64_t experts, int64_t rows, int64_t n, int64_t k) {
+  return rows >= 2 * packedRows * experts && suitsPacked(rows, n, k) && packedSize(n, k) * experts <= (int64_t)1 << 26;
+}
+
+void groupedPacked(const View& x, const View& w, const View& offsets, const View& y) {
+  const int64_t k = x.cols(), n = y.cols(), size = packedSize(n, k), parts = packedParts(n, k);
+  const int32_t* o = offsets.as<int32_t>();
+  float* packed = (float*)scratch(3, w.shape[0] * size * sizeof(float));
+  parallelChunks(w.shape[0] * parts, [&](int64_t chunk) {
+    const int64_t e = chunk / parts;
+    if (o[e] < o[e + 1]) packPart(matrixOf<float>(w, e), k, n, packed + e * size, chunk % parts, parts);
+  });
+  const std::vector<Group> all = groups(offsets, rowBlock);
+  parallelChunks((int64_t)all.size(), [&](int64_t chunk) {
+    const Group& g = all[chunk];
+    const Matrix<float> a{x.as<float>() + g.begin * k, matrixLayout(g.end - g.begin, k, k, 1)};
+    multiplyBlock(a, g.end - g.begin, packed + g.expert * size, 0, packedPanels(n), n, k, 1, 0,
+                  y.as<float>() + g.begin * n, n);
+  });
+}
+
+// The rows of x are packed as they lie, each expert's part where the rows before it end.
+void groupedGradPacked(const View& x, const View& dy, const View& offsets, const View& dw) {
+  const int64_t experts = dw.shape[0], outs = dw.shape[1], ins = dw.shape[2];
+  const int64_t parts = packedParts(ins, x.rows() / experts + 1), blocks = (outs + rowBlock - 1) / rowBlock;
+  const int32_t* o = offsets.as<int32_t>();
+  float* packed = (float*)scratch(3, packedSize(ins, x.rows()) * sizeof(float));
+  auto rows = [&](int64_t e) { return (int64_t)o[e + 1] - o[e]; };
+  parallelChunks(experts * parts, [&](int64_t chunk) {
+    const int64_t e = chunk / parts;
+    const Matrix<float> b{x.as<float>() + o[e] * ins, matrixLayout(rows(e), ins, ins, 1)};
+    packPart(b, rows(e), ins, packed + packedSize(ins, o[e]), chunk % parts, parts);
+  });
+  parallelChunks(experts * blocks, [&](int64_t chunk) {
+    const int64_t e = chunk / blocks, i = chunk % blocks * rowBlock, count = std::min(rowBlock, outs - i);
+    float* to = dw.as<float>() + (e * outs + i) * ins;
+    if (rows(e) == 0) return std::fill(to, to + count * ins, 0.0f);
+    const Matrix<float> a{dy.as<float>() + o[e] * outs, matrixLayout(outs, rows(e), 1, outs)};
+    multiplyBlock(a.fromRow(i), count, packed + packedSize(ins, o[e]), 0, packedPanels(ins), ins, rows(e), 1, 0, to,
+                  ins);
+  });
 }
 
 }  // namespace
@@ -264,6 +309,8 @@ void combineGrad(View x, View order, View weights, View dy, View dx, View dweigh
 void groupedMatmul(View x, View w, View offsets, View y) {
   if (!offsetsFit(offsets, x.rows(), "groupedMatmul")) return zero(y);
   const int64_t depth = x.cols(), cols = y.cols();
+  if (x.dtype == Dtype::float32 && suitsPackedGroups(w.shape[0], x.rows(), cols, depth))
+    return groupedPacked(x, w, offsets, y);
   const std::vector<Group> all = groups(offsets, 384);
   withFloat(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -284,6 +331,8 @@ void groupedMatmulGradWeight(View x, View dy, View offsets, View dw) {
   if (!offsetsFit(offsets, x.rows(), "groupedMatmul")) return zero(dw);
   const int32_t* o = offsets.as<int32_t>();
   const int64_t experts = dw.shape[0], outs = dw.shape[1], ins = dw.shape[2];
+  if (x.dtype == Dtype::float32 && x.rows() >= experts && suitsPacked(outs, ins, x.rows()))
+    return groupedGradPacked(x, dy, offsets, dw);
   const int64_t pieces = outs >= 384 ? 2 : 1, height = (outs + pieces - 1) / pieces;
   withFloat(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;

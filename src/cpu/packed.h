@@ -44,6 +44,16 @@ inline void packColumns(Matrix<float> b, int64_t j, int64_t k, int64_t n, float*
     for (int64_t i = 0; i < k; i++) to[i * packedCols + c] = from[c * step + i];
 }
 
+// A part of the whole of b (k, n), for a chunk.
+inline int64_t packedParts(int64_t n, int64_t k) { return std::clamp<int64_t>(n * k / 65536, 1, 64); }
+inline int64_t packedSize(int64_t n, int64_t k) { return packedPanels(n) * packedCols * k; }
+inline void packPart(Matrix<float> b, int64_t k, int64_t n, float* packed, int64_t part, int64_t parts) {
+  const int64_t count = b.layout.transposed ? packedPanels(n) : k;
+  const int64_t begin = count * part / parts, end = count * (part + 1) / parts;
+  if (!b.layout.transposed) return packRows(b, begin, end - begin, k, n, packed);
+  for (int64_t p = begin; p < end; p++) packColumns(b, p * packedCols, k, n, packed + p * packedCols * k);
+}
+
 // A block of a as the register tiles read it, times alpha.
 struct LeftBlock {
   const float* data;
@@ -126,13 +136,9 @@ inline bool suitsPacked(int64_t m, int64_t n, int64_t k) {
 inline void multiplyPacked(Matrix<float> a, Matrix<float> b, int64_t m, int64_t n, int64_t k, float alpha, float beta,
                            float* y, int64_t yStep) {
   const int64_t panels = packedPanels(n);
-  float* packed = (float*)scratch(3, panels * packedCols * k * sizeof(float));
-  if (b.layout.transposed)
-    parallelFor(panels, rowGrain(packedCols * k), [&](int64_t begin, int64_t end) {
-      for (int64_t p = begin; p < end; p++) packColumns(b, p * packedCols, k, n, packed + p * packedCols * k);
-    });
-  else
-    parallelFor(k, rowGrain(n), [&](int64_t begin, int64_t end) { packRows(b, begin, end - begin, k, n, packed); });
+  float* packed = (float*)scratch(3, packedSize(n, k) * sizeof(float));
+  const int64_t parts = packedParts(n, k);
+  parallelChunks(parts, [&](int64_t part) { packPart(b, k, n, packed, part, parts); });
   // Columns are divided only where rows make too few chunks to share out evenly, and the chunks stay large: each copies
   // its rows of a again.
   const int64_t down = (m + rowBlock - 1) / rowBlock;

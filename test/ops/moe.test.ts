@@ -109,6 +109,23 @@ describe.each(['float64', 'float32'] as const)('%s', (dtype) => {
   })
 })
 
+// Sizes that are packed and computed in blocks of rows, with ragged edges and an expert without rows.
+test('large grouped products', () => {
+  const offsets = [0, 250, 250, 251, 500, 730]
+  const x = noise([730, 101], 1)
+  const w = noise([5, 115, 101], 2)
+  const dy = noise([730, 115], 3)
+  const { y, dx, dw } = reference.groupedMatmul(x, w, offsets, dy)
+  for (const dtype of ['float64', 'float32'] as const) {
+    const [xs, ws] = [leaf(x, dtype), leaf(w, dtype)]
+    const got = groupedMatmul(xs, ws, int32(offsets))
+    expectClose(got, y, undefined, 'y')
+    backward(got, leaf(dy, dtype))
+    expectClose(xs.grad, dx, undefined, 'dx')
+    expectClose(ws.grad, dw, undefined, 'dw')
+  }
+})
+
 // Gradients by central differences of the plain definition, so that nothing is shared with the operation.
 test.each([false, true])('gradient of route through weights, aux and z (normalised: %s)', (normTopkProb) => {
   const logits = noise([5, 6], 3)
