@@ -5,6 +5,7 @@ import { attention } from '../../lib/ops/attention.ts'
 import { tensor } from '../../lib/ops/create.ts'
 import { transpose } from '../../lib/ops/view.ts'
 import type { Dtype, Tensor } from '../../lib/tensor.ts'
+import { checkOp } from '../check.ts'
 import { expectClose, golden, leaf, noise, numbers, type Values } from '../golden.ts'
 import { type AttentionCase, attention as reference } from '../reference/attention.ts'
 
@@ -171,3 +172,35 @@ test('errors', () => {
   expect(() => attention(make(3, 2), make(3, 2), make(3, 2))).toThrow('should be [B, H, T, D]')
   expect(() => attention(q, make(1, 4, 3, 3), make(1, 4, 3, 3))).toThrow('batch and head size should be the same')
 })
+
+for (const causal of [false, true])
+  checkOp({
+    name: `attention, gradients by differences (causal: ${causal})`,
+    op: (q, k, v) => attention(q, k, v, { causal }),
+    oracle: (q, k, v) => {
+      const [B, H, T, D] = q!.shape as [number, number, number, number]
+      const [K, S] = k!.shape.slice(1) as [number, number]
+      const none = new Float64Array(q!.data.length)
+      return { shape: q!.shape, data: reference({ B, H, K, T, S, D, causal }, q!.data, k!.data, v!.data, none).y }
+    },
+    cases: [
+      [
+        [1, 1, 1, 1],
+        [1, 1, 1, 1],
+        [1, 1, 1, 1],
+      ],
+      [
+        [2, 4, 3, 5],
+        [2, 2, 6, 5],
+        [2, 2, 6, 5],
+      ],
+      [
+        [1, 2, 67, 16],
+        [1, 1, 140, 16],
+        [1, 1, 140, 16],
+      ],
+    ],
+    // Probabilities of hidden keys are 0, and 0 times NaN is NaN, so a NaN reaches more than the definition says.
+    nan: !causal,
+    most: 12,
+  })

@@ -4,6 +4,7 @@ import { native } from '../../lib/native.ts'
 import { tensor } from '../../lib/ops/create.ts'
 import { linear, matmul } from '../../lib/ops/matmul.ts'
 import { type Dtype, Tensor } from '../../lib/tensor.ts'
+import { checkOp } from '../check.ts'
 import { expectClose, golden, leaf, noise, type Values } from '../golden.ts'
 import * as reference from '../reference/matmul.ts'
 
@@ -297,4 +298,57 @@ test('errors name the operation and both shapes', () => {
   expect(() => linear(a, tensor([[1, 2]]))).toThrow('linear: weight is [1, 2] but should be [out, 3] for x of [2, 3]')
   const batch = tensor(new Float32Array(12), { shape: [2, 2, 3] })
   expect(() => matmul(batch, tensor(new Float32Array(27), { shape: [3, 3, 3] }))).toThrow(/broadcast/)
+})
+
+checkOp({
+  name: 'matmul, gradients by differences',
+  op: matmul,
+  oracle: (a, b) => reference.matmul(a as Values, b as Values).y,
+  cases: [
+    [
+      [1, 1],
+      [1, 1],
+    ],
+    [
+      [3, 5],
+      [5, 2],
+    ],
+    [
+      [2, 3, 4],
+      [4, 3],
+    ],
+    [
+      [2, 1, 3, 4],
+      [3, 4, 2],
+    ],
+    [
+      [0, 3],
+      [3, 2],
+    ],
+    [
+      [2, 0],
+      [0, 3],
+    ],
+    [
+      [65, 130],
+      [130, 40],
+    ],
+  ],
+})
+
+checkOp({
+  name: 'linear, gradients by differences',
+  op: (x, weight, bias) => linear(x, weight, bias),
+  oracle: (x, weight, bias) => {
+    const { y } = reference.matmul(x as Values, transpose(weight as Values))
+    return { shape: y.shape, data: y.data.map((v, i) => v + bias!.data[i % bias!.data.length]!) }
+  },
+  cases: [
+    [[1, 1], [1, 1], [1]],
+    [[2, 3, 5], [4, 5], [4]],
+    [[0, 5], [4, 5], [4]],
+    [[130, 65], [50, 65], [50]],
+  ],
+  // The bias is rounded before it is added, and the sum again.
+  tolerance: { bfloat16: 2 ** -7, float16: 2 ** -10 },
 })

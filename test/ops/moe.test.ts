@@ -9,6 +9,7 @@ import { polyNorm } from '../../lib/ops/poly.ts'
 import { sum } from '../../lib/ops/reduce.ts'
 import { cast, reshape, stack } from '../../lib/ops/view.ts'
 import type { Dtype, Tensor } from '../../lib/tensor.ts'
+import { checkOp } from '../check.ts'
 import { expectClose, golden, leaf, noise, numbers, type Values } from '../golden.ts'
 import * as reference from '../reference/moe.ts'
 
@@ -316,4 +317,81 @@ test('bad indices on the device are thrown at the next wait, and the process goe
   await expect(wait(gatherRows(x, int32([0, -1])))).rejects.toThrow('gatherRows: order[1] is -1')
   await expect(wait(combine(x, int32([0, 0]), tensor([[1], [1]])))).rejects.toThrow('combine: order[1] is 0')
   expect(await wait(gatherRows(x, int32([1, 0])))).toHaveLength(6)
+})
+
+checkOp({
+  name: 'groupedMatmul, gradients by differences',
+  op: (x, w) => groupedMatmul(x, w, int32([0, 0, 3, 7])),
+  oracle: (x, w) => reference.groupedMatmul(x as Values, w as Values, [0, 0, 3, 7]).y,
+  cases: [
+    [
+      [7, 5],
+      [3, 2, 5],
+    ],
+    [
+      [7, 1],
+      [3, 1, 1],
+    ],
+    [
+      [7, 40],
+      [3, 33, 40],
+    ],
+  ],
+})
+
+checkOp({
+  name: 'gatherRows, gradients by differences',
+  op: (x) => gatherRows(x, int32([2, 0, 5, 1, 4, 3])),
+  oracle: (x) => {
+    const d = x!.shape[1]!
+    const rows = [1, 0, 2, 0, 2, 1] // order / 2
+    return {
+      shape: [6, d],
+      data: Float64Array.from({ length: 6 * d }, (_, i) => x!.data[rows[Math.floor(i / d)]! * d + (i % d)]!),
+    }
+  },
+  cases: [[[3, 4]], [[3, 1]]],
+})
+
+checkOp({
+  name: 'combine, gradients by differences',
+  op: (y, weights) => combine(y, int32([2, 0, 5, 1, 4, 3]), weights),
+  oracle: (y, weights) => {
+    const d = y!.shape[1]!
+    const data = new Float64Array(3 * d)
+    for (const [row, assignment] of [2, 0, 5, 1, 4, 3].entries())
+      for (let c = 0; c < d; c++) data[(assignment >> 1) * d + c]! += weights!.data[assignment]! * y!.data[row * d + c]!
+    return { shape: [3, d], data }
+  },
+  cases: [
+    [
+      [6, 4],
+      [3, 2],
+    ],
+    [
+      [6, 1],
+      [3, 2],
+    ],
+  ],
+})
+
+checkOp({
+  name: 'route, gradients by differences',
+  // Moving a logit must not change the choice, and the shares in aux carry no gradient: with all experts chosen they are
+  // constant.
+  op: (logits) => {
+    const { weights, aux, z } = route(logits, { topK: 3 })
+    return [weights, aux, z]
+  },
+  oracle: (logits) => {
+    const r = reference.route(logits as Values, 3, false)
+    return [
+      { shape: [logits!.shape[0]!, 3], data: Float64Array.from(r.weights.flat()) },
+      { shape: [], data: Float64Array.of(r.aux) },
+      { shape: [], data: Float64Array.of(r.z) },
+    ]
+  },
+  cases: [[[5, 3]], [[1, 3]]],
+  dtypes: ['float64', 'float32'],
+  nan: false,
 })
