@@ -49,8 +49,8 @@ OP(LossAndGradients, linearCrossEntropy,
   checkTargets(targets, x.shape.without(x.shape.rank - 1), x, "linearCrossEntropy", "x");
   sameDevice(x, weight, "linearCrossEntropy");
   const int64_t rows = x.rows(), size = x.cols(), classes = weight.shape[0];
-  // Enough rows at a time for the products to be efficient; 32 MB of float logits if that is more.
-  const int64_t most = std::max<int64_t>(256, (int64_t(8) << 20) / std::max<int64_t>(classes, 1) / 64 * 64);
+  // Measured with 8192 classes: 512 rows at a time are as fast as 1024, 256 are 7 % slower, 128 a quarter.
+  const int64_t most = std::max<int64_t>(512, (int64_t(4) << 20) / std::max<int64_t>(classes, 1) / 64 * 64);
   const Dtype t = computeDtype(x.dtype);
   Tensor in = cast(x, t), w = cast(weight, t);
   in = window(in, {rows, size}, {size, 1}, in.offset);

@@ -122,7 +122,7 @@ describe('linearCrossEntropy', () => {
     })
 
   test('more rows than are made at a time: as the product and crossEntropy one after the other', () => {
-    const [n, d, v] = [600, 6, 33000] // 256 rows at a time
+    const [n, d, v] = [1100, 6, 8200] // 512 rows at a time
     const [x, w] = [noise([n, d], 1), noise([v, d], 2)]
     const targets = classes(
       Array.from({ length: n }, (_, i) => (i % 5 === 2 ? -100 : (i * 7919) % v)),
