@@ -155,7 +155,11 @@ napi_value callOp(napi_env env, napi_callback_info info) {
     }
     return results.value;
   } catch (const std::exception& error) {
-    throwToJs(env, error);
+    try {
+      throwToJs(env, error);
+    } catch (const Napi::Error&) {
+      // A worker that is being terminated takes no more errors.
+    }
     return nullptr;
   }
 }

@@ -42,11 +42,15 @@ void Completions::onSettled(napi_env env, napi_value, void* context, void* data)
   if (!env) return;  // the environment is ending
   auto* self = (Completions*)context;
   if (--self->pending == 0) napi_unref_threadsafe_function(env, self->settle);
-  Napi::HandleScope scope(env);
-  if (p->failure.empty()) {
-    p->deferred.Resolve(p->keep.Value());
-  } else {
-    p->deferred.Reject(errorFor(env, Error(p->failure, "ERR_DEVICE_DATA")));
+  try {
+    Napi::HandleScope scope(env);
+    if (p->failure.empty()) {
+      p->deferred.Resolve(p->keep.Value());
+    } else {
+      p->deferred.Reject(errorFor(env, Error(p->failure, "ERR_DEVICE_DATA")));
+    }
+  } catch (const Napi::Error&) {
+    // A worker that is being terminated settles nothing more; called by Node itself, this must not throw.
   }
 }
 
