@@ -71,10 +71,10 @@ struct JsArguments final : Arguments {
     return n;
   }
   double element(int i, uint32_t at) const {
-    napi_value v;
+    napi_value v = nullptr;  // reading an element runs JavaScript, which a worker that is being terminated refuses
     double n;
-    napi_get_element(env, argv[i], at, &v);
-    if (napi_get_value_double(env, v, &n) != napi_ok) throwInvalid(i, "an array of numbers");
+    if (napi_get_element(env, argv[i], at, &v) != napi_ok || napi_get_value_double(env, v, &n) != napi_ok)
+      throwInvalid(i, "an array of numbers");
     return n;
   }
   std::vector<Tensor> tensors(int i) const override {

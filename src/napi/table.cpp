@@ -93,7 +93,7 @@ void Table::setCollector(napi_value fn) { napi_create_reference(env, fn, 1, &col
 void Table::collect(bool full) {
   if (!collector) return;
   Napi::HandleScope scope(env);
-  napi_value fn, undefined, flag, result;
+  napi_value fn = nullptr, undefined, flag, result;
   napi_get_reference_value(env, collector, &fn);
   napi_get_undefined(env, &undefined);
   napi_get_boolean(env, full, &flag);
