@@ -1,22 +1,10 @@
 #pragma once
 // The element types of a tensor, and how each is stored. Arithmetic on bf16 and f16 happens in float.
 #include <cstdint>
-#include <cstring>
 #include "math/hd.h"
 
 // The order is the numbering that lib/tensor.ts uses.
 enum class Dtype : int32_t { float32, float64, bfloat16, float16, int32, int64, uint8, boolean };
-
-HD float floatFromBits(uint32_t bits) {
-  float f;
-  memcpy(&f, &bits, 4);
-  return f;
-}
-HD uint32_t bitsFromFloat(float f) {
-  uint32_t bits;
-  memcpy(&bits, &f, 4);
-  return bits;
-}
 
 struct bf16 {
   uint16_t bits;

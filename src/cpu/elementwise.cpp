@@ -7,6 +7,12 @@
 namespace cpu::ISA {
 namespace {
 
+// A loop whose iterations may be done at once, also where the result takes the place of an input.
+#define EACH _Pragma("omp simd") for (int64_t i = 0; i < n; i++)
+
+// Elements of a chunk of work. Where results stream, a chunk ends with a wait for them: there it is longer.
+constexpr int64_t chunkLength = 16384, streamedLength = 131072;
+
 // One kernel over contiguous blocks of its inputs (in the compute type C) and its result (R). Out of line and given the
 // kernel as a pointer, so that the walk is compiled once a type and not once an operation.
 template <class C, class R, int N>
@@ -15,20 +21,28 @@ __attribute__((noinline)) void mapBlocks(const View* const (&views)[N + 1],
                                          const void* self) {
   Walk walk(views);
   const View& y = *views[0];
-  walk.run([&](const int64_t* at, int64_t length) {
-    C in[N][blockLength];
-    R out[blockLength];
-    for (int64_t i = 0; i < length; i += blockLength) {
-      int64_t n = length - i < blockLength ? length - i : blockLength;
-      const C* from[N];
-      for (int v = 0; v < N; v++)
-        from[v] = load(*views[v + 1], at[v + 1] + i * walk.step(v + 1), walk.step(v + 1), n, in[v]);
-      int64_t atY = at[0] + i * walk.step(0);
-      R* to = target(y, atY, walk.step(0), out);
-      kernel(self, from, to, n);
-      store(y, atY, walk.step(0), n, to);
-    }
-  });
+  const bool streaming = streams(y);
+  // What needs no conversion goes to the kernel in one piece.
+  bool direct = y.dtype == DtypeOf<R>::value && walk.step(0) == 1 && !streaming;
+  for (int v = 1; v <= N; v++) direct = direct && views[v]->dtype == DtypeOf<C>::value && walk.step(v) == 1;
+  const int64_t most = direct ? chunkLength : blockLength;
+  walk.run(
+      [&](const int64_t* at, int64_t length) {
+        alignas(64) C in[N][blockLength];
+        alignas(64) R out[blockLength];
+        for (int64_t i = 0; i < length; i += most) {
+          int64_t n = length - i < most ? length - i : most;
+          const C* from[N];
+          for (int v = 0; v < N; v++)
+            from[v] = load(*views[v + 1], at[v + 1] + i * walk.step(v + 1), walk.step(v + 1), n, in[v]);
+          int64_t atY = at[0] + i * walk.step(0);
+          R* to = target(y, atY, walk.step(0), out, streaming);
+          kernel(self, from, to, n);
+          store(y, atY, walk.step(0), n, to, streaming);
+        }
+        if (streaming) fence();
+      },
+      streaming ? streamedLength : chunkLength);
 }
 
 // kernel(x, y, n) over contiguous runs of the compute type C.
@@ -60,6 +74,20 @@ void mapThree(const View& a, const View& b, const View& c, const View& y, Fn ker
 }  // namespace
 
 void copy(View x, View y) {
+  if (x.dtype == y.dtype && x.contiguous() && y.contiguous()) {
+    const bool streaming = streams(y);
+    const size_t size = dtypeSize(x.dtype);
+    parallelFor(y.size(), 65536, [&](int64_t begin, int64_t end) {
+      char* to = y.as<char>() + begin * size;
+      const char* from = x.as<char>() + begin * size;
+      if (streaming) {
+        streamBytes(to, from, (end - begin) * size);
+        fence();
+      } else
+        memcpy(to, from, (end - begin) * size);
+    });
+    return;
+  }
   // Through int64 only what fits there: integers. A float goes through float or double.
   Dtype through = isFloat(x.dtype) ? x.dtype : isFloat(y.dtype) ? Dtype::float64 : x.dtype;
   withBlockType(through, [&](auto tag) {
@@ -94,9 +122,7 @@ void accumulate(View x, View y) { binary(BinaryOp::add, y, x, y); }
 void unary(UnaryOp op, View x, View y) {
   auto apply = [&](auto F, auto tag) {
     using C = typename decltype(tag)::type;
-    mapOne<C>(x, y, [F](const C* in, C* out, int64_t n) {
-      for (int64_t i = 0; i < n; i++) out[i] = F.f(in[i]);
-    });
+    mapOne<C>(x, y, [F](const C* in, C* out, int64_t n) { EACH out[i] = F.f(in[i]); });
   };
   if (isFloat(x.dtype)) {
     with(op, [&](auto F) {
@@ -124,9 +150,8 @@ void unary(UnaryOp op, View x, View y) {
 void unaryGrad(UnaryOp op, View x, View dy, View dx) {
   auto apply = [&](auto F, auto tag) {
     using C = typename decltype(tag)::type;
-    mapTwo<C, C>(x, dy, dx, [F](const C* in, const C* d, C* out, int64_t n) {
-      for (int64_t i = 0; i < n; i++) out[i] = d[i] * F.df(in[i], F.f(in[i]));
-    });
+    mapTwo<C, C>(x, dy, dx,
+                 [F](const C* in, const C* d, C* out, int64_t n) { EACH out[i] = d[i] * F.df(in[i], F.f(in[i])); });
   };
   with(op, [&](auto F) {
     if (x.dtype == Dtype::float64)
@@ -140,9 +165,7 @@ void binary(BinaryOp op, View a, View b, View y) {
   withBlockType(y.dtype, [&](auto tag) {
     using C = typename decltype(tag)::type;
     with(op, [&](auto F) {
-      mapTwo<C, C>(a, b, y, [F](const C* u, const C* v, C* out, int64_t n) {
-        for (int64_t i = 0; i < n; i++) out[i] = F.f(u[i], v[i]);
-      });
+      mapTwo<C, C>(a, b, y, [F](const C* u, const C* v, C* out, int64_t n) { EACH out[i] = F.f(u[i], v[i]); });
     });
   });
 }
@@ -151,16 +174,14 @@ void binaryScalar(BinaryOp op, View x, double value, bool first, View y) {
   withBlockType(y.dtype, [&](auto tag) {
     using C = typename decltype(tag)::type;
     if (op == BinaryOp::pow && !first && value == 2)
-      return mapOne<C>(x, y, [](const C* in, C* out, int64_t n) {
-        for (int64_t i = 0; i < n; i++) out[i] = in[i] * in[i];
-      });
+      return mapOne<C>(x, y, [](const C* in, C* out, int64_t n) { EACH out[i] = in[i] * in[i]; });
     const C v = (C)value;
     with(op, [&](auto F) {
       mapOne<C>(x, y, [F, v, first](const C* in, C* out, int64_t n) {
         if (first)
-          for (int64_t i = 0; i < n; i++) out[i] = F.f(v, in[i]);
+          EACH out[i] = F.f(v, in[i]);
         else
-          for (int64_t i = 0; i < n; i++) out[i] = F.f(in[i], v);
+          EACH out[i] = F.f(in[i], v);
       });
     });
   });
@@ -171,9 +192,9 @@ void binaryGrad(BinaryOp op, bool first, View a, View b, View dy, View d) {
     using C = typename decltype(tag)::type;
     mapThree<C>(a, b, dy, d, [F, first](const C* u, const C* v, const C* g, C* out, int64_t n) {
       if (first)
-        for (int64_t i = 0; i < n; i++) out[i] = g[i] * F.da(u[i], v[i]);
+        EACH out[i] = g[i] * F.da(u[i], v[i]);
       else
-        for (int64_t i = 0; i < n; i++) out[i] = g[i] * F.db(u[i], v[i]);
+        EACH out[i] = g[i] * F.db(u[i], v[i]);
     });
   };
   with(op, [&](auto F) {
@@ -215,7 +236,7 @@ void clamp(View x, double low, double high, View y) {
     };
     const C l = bound(low), h = bound(high);
     mapOne<C>(x, y, [l, h](const C* in, C* out, int64_t n) {
-      for (int64_t i = 0; i < n; i++) {
+      EACH {
         C v = in[i] < l ? l : in[i];
         out[i] = v > h ? h : v;
       }
@@ -228,7 +249,7 @@ void clampGrad(View x, View dy, double low, double high, View dx) {
     using C = typename decltype(tag)::type;
     const C l = (C)low, h = (C)high;
     mapTwo<C, C>(x, dy, dx, [l, h](const C* in, const C* d, C* out, int64_t n) {
-      for (int64_t i = 0; i < n; i++) out[i] = in[i] < l || in[i] > h ? C(0) : d[i];
+      EACH out[i] = in[i] < l || in[i] > h ? C(0) : d[i];
     });
   };
   if (x.dtype == Dtype::float64)
@@ -241,9 +262,7 @@ void compare(CompareOp op, View a, View b, View y) {
   withBlockType(a.dtype, [&](auto tag) {
     using C = typename decltype(tag)::type;
     with(op, [&](auto F) {
-      mapTwo<C, bool>(a, b, y, [F](const C* u, const C* v, bool* out, int64_t n) {
-        for (int64_t i = 0; i < n; i++) out[i] = F.f(u[i], v[i]);
-      });
+      mapTwo<C, bool>(a, b, y, [F](const C* u, const C* v, bool* out, int64_t n) { EACH out[i] = F.f(u[i], v[i]); });
     });
   });
 }
@@ -255,9 +274,7 @@ void compareScalar(CompareOp op, View x, double value, View y) {
     using C = typename decltype(tag)::type;
     const C v = (C)value;
     with(op, [&](auto F) {
-      mapTwo<C, bool>(x, x, y, [F, v](const C* u, const C*, bool* out, int64_t n) {
-        for (int64_t i = 0; i < n; i++) out[i] = F.f(u[i], v);
-      });
+      mapTwo<C, bool>(x, x, y, [F, v](const C* u, const C*, bool* out, int64_t n) { EACH out[i] = F.f(u[i], v); });
     });
   };
   if (whole)
@@ -271,9 +288,7 @@ void compareScalar(CompareOp op, View x, double value, View y) {
 void swiglu(View gate, View up, View y) {
   auto apply = [&](auto tag) {
     using C = typename decltype(tag)::type;
-    mapTwo<C, C>(gate, up, y, [](const C* g, const C* u, C* out, int64_t n) {
-      for (int64_t i = 0; i < n; i++) out[i] = Swiglu::f(g[i], u[i]);
-    });
+    mapTwo<C, C>(gate, up, y, [](const C* g, const C* u, C* out, int64_t n) { EACH out[i] = Swiglu::f(g[i], u[i]); });
   };
   if (y.dtype == Dtype::float64)
     apply(Tag<double>{});
@@ -282,19 +297,20 @@ void swiglu(View gate, View up, View y) {
 }
 
 void swigluGrad(View gate, View up, View dy, View dgate, View dup) {
+  const bool streaming = streams(dgate);
   auto apply = [&](auto tag) {
     using C = typename decltype(tag)::type;
-    parallelFor(gate.size(), 16384, [&](int64_t begin, int64_t end) {
-      C copy[5][blockLength];
+    parallelFor(gate.size(), streaming ? streamedLength : chunkLength, [&](int64_t begin, int64_t end) {
+      alignas(64) C copy[5][blockLength];
       for (int64_t at = begin; at < end; at += blockLength) {
         int64_t n = end - at < blockLength ? end - at : blockLength;
         const C *g = load(gate, at, 1, n, copy[0]), *u = load(up, at, 1, n, copy[1]), *d = load(dy, at, 1, n, copy[2]);
-        C *dg = target(dgate, at, 1, copy[3]), *du = target(dup, at, 1, copy[4]);
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++) Swiglu::df(g[i], u[i], d[i], dg[i], du[i]);
-        store(dgate, at, 1, n, dg);
-        store(dup, at, 1, n, du);
+        C *dg = target(dgate, at, 1, copy[3], streaming), *du = target(dup, at, 1, copy[4], streaming);
+        EACH Swiglu::df(g[i], u[i], d[i], dg[i], du[i]);
+        store(dgate, at, 1, n, dg, streaming);
+        store(dup, at, 1, n, du, streaming);
       }
+      if (streaming) fence();
     });
   };
   if (gate.dtype == Dtype::float64)

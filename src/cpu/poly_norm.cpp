@@ -6,12 +6,12 @@
 namespace cpu::ISA {
 namespace {
 
-// One row of each operand. up is null in what is not gated.
+// One row of each operand, and where its results go. What an operation does not have is null.
 template <class C>
-struct RowIn {
+struct Row {
   const C *x, *up, *dy;
+  C *out, *outUp;  // y; or the gradients of x and up
   int64_t n;
-  const C *nextX, *nextUp, *nextDy;  // the row after it, fetched while this one is written; any address will do
 };
 
 // 2^-e with max |x| in [2^e, 2^(e+1)); 1 if that would scale up and need not, or if x is not finite.
@@ -34,62 +34,156 @@ C scaleOf(const C* x, int64_t n, double eps) {
   return (C)std::ldexp(1.0, -exponent);
 }
 
-// The sums of a row in double: sums of z^2k, then of d z^k (with dy).
+// The sums of a row in double: sums of z^2k, then of d z^k (with a gradient).
 struct Sums {
   double squares[poly::maxOrder], products[poly::maxOrder + 1];
 };
 
+// The sums while they grow: a short run in the compute type, the whole in double.
+template <class C, int R, bool grad>
+struct Running {
+  static constexpr int wide = R ? R : poly::maxOrder;
+  Vector<C> squares[wide] = {}, products[wide + 1] = {};
+  DoubleVector allSquares[wide] = {}, allProducts[wide + 1] = {};
+
+  HD void add(int order, Vector<C> z, Vector<C> d) {
+    poly::addSquares(order, z, squares);
+    if constexpr (grad) poly::addProducts(order, z, d, products);
+  }
+  HD void settle(int order) {
+    for (int k = 0; k < order; k++) allSquares[k] += widened(squares[k]), squares[k] = Vector<C>{};
+    if constexpr (grad)
+      for (int k = 0; k <= order; k++) allProducts[k] += widened(products[k]), products[k] = Vector<C>{};
+  }
+  HD void finish(int order, Sums& out) const {
+    for (int k = 0; k < order; k++) out.squares[k] = sumOf(allSquares[k]);
+    if constexpr (grad)
+      for (int k = 0; k <= order; k++) out.products[k] = sumOf(allProducts[k]);
+  }
+};
+
+// What a row is multiplied with, once its sums are known, and the row's results.
 template <class C, int R, bool gated, bool grad>
-HD void sumUp(const RowIn<C>& row, int order, C scale, Sums& out) {
-  constexpr int wide = R ? R : poly::maxOrder, U = R ? (grad ? 2 : 4) : 1;
-  using V = Vector<C>;
-  DoubleVector squares[wide] = {}, products[wide + 1] = {};
-  auto dyAt = [&](int64_t i) {
-    V d = loadVector(row.dy + i);
-    if constexpr (gated) d *= loadVector(row.up + i);
-    return d;
+struct Applied {
+  int order;
+  C scale, value[poly::maxOrder + 1], slope[poly::maxOrder], pull[poly::maxOrder];
+
+  HD void set(const double* w, const Sums& sums, double n, double eps, C s, double* dw) {
+    double inverse[poly::maxOrder];
+    scale = s;
+    poly::inverseNorms(order, sums.squares, n, eps, (double)s, inverse);
+    if (!grad || gated) poly::valueCoefficients(order, w, inverse, value);
+    if constexpr (grad) {
+      poly::gradCoefficients(order, w, inverse, sums.products, n, (double)s, slope, pull);
+      dw[0] += sums.products[0];
+      for (int k = 1; k <= order; k++) dw[k] += inverse[k - 1] * sums.products[k];
+    }
+  }
+  // fn(result, for up)
+  template <class Put>
+  HD void at(Vector<C> z, Vector<C> up, Vector<C> d, Put put) const {
+    if constexpr (!R) z *= scale;
+    if constexpr (!grad) {
+      Vector<C> y = poly::horner(order, z, value);
+      put(gated ? y * up : y, up);
+    } else {
+      Vector<C> dup = gated ? d * poly::horner(order, z, value) : d;
+      put(poly::polyNormGrad(order, z, gated ? d * up : d, slope, pull), dup);
+    }
+  }
+  template <bool streaming>
+  HD void whole(const Row<C>& row, int64_t i) const {
+    Vector<C> up = {}, d = {};
+    if constexpr (gated) up = loadVector(row.up + i);
+    if constexpr (grad) d = loadVector(row.dy + i);
+    at(
+        loadVector(row.x + i), up, d, [&](Vector<C> a, Vector<C> b) __attribute__((always_inline)) {
+          if constexpr (streaming)
+            streamVector(row.out + i, a);
+          else
+            storeVector(row.out + i, a);
+          if constexpr (gated && grad) {
+            if constexpr (streaming)
+              streamVector(row.outUp + i, b);
+            else
+              storeVector(row.outUp + i, b);
+          }
+        });
+  }
+  HD void part(const Row<C>& row, int64_t i, int m) const {
+    Vector<C> up = {}, d = {};
+    if constexpr (gated) up = loadPart(row.up + i, m);
+    if constexpr (grad) d = loadPart(row.dy + i, m);
+    at(
+        loadPart(row.x + i, m), up, d, [&](Vector<C> a, Vector<C> b) __attribute__((always_inline)) {
+          storePart(row.out + i, m, a);
+          if constexpr (gated && grad) storePart(row.outUp + i, m, b);
+        });
+  }
+};
+
+// Elements ahead of the sums that are asked for: far enough for a busy memory (measured: 16 KB), into the second cache.
+constexpr int64_t ahead = 4096;
+template <class C>
+HD void fetchTwo(const C* at) {
+  __builtin_prefetch(at, 0, 2);
+  __builtin_prefetch(at + lanes<C>, 0, 2);
+}
+
+// Sums up `next` and, where `both`, applies `applied` to `row` on the way:
+// the one waits for memory while the other computes. A row's sums are the same bits either way.
+template <class C, int R, bool gated, bool grad, bool both, bool streaming>
+void sumUp(const Row<C>& next, const Row<C>& row, const Applied<C, R, gated, grad>& applied, C scale, Sums& out) {
+  const int order = R ? R : applied.order;
+  constexpr int L = lanes<C>;
+  Running<C, R, grad> running;
+  auto sum = [&](int64_t i) __attribute__((always_inline)) {
+    Vector<C> z = loadVector(next.x + i), d = {};
+    if constexpr (!R) z *= scale;
+    if constexpr (grad) d = loadVector(next.dy + i);
+    if constexpr (grad && gated) d *= loadVector(next.up + i);
+    running.add(order, z, d);
   };
-  for (int64_t i = 0; i < row.n;) {
-    int64_t end = row.n - i < sumLength ? row.n : i + sumLength;
-    V s[U][wide] = {}, p[U][wide + 1] = {};
-    auto add = [&](V z, V d, V * s, V * p) __attribute__((always_inline)) {
-      if constexpr (!R) z *= scale;
-      poly::addSquares(order, z, s);
-      if constexpr (grad) poly::addProducts(order, z, d, p);
-    };
-    for (; i + U * lanes<C> <= end; i += U * lanes<C>)
-#pragma GCC unroll 4
-      for (int u = 0; u < U; u++) {
-        int64_t at = i + u * lanes<C>;
-        V d = {};
-        if constexpr (grad) d = dyAt(at);
-        add(loadVector(row.x + at), d, s[u], p[u]);
+  for (int64_t i = 0; i < next.n;) {
+    int64_t end = next.n - i < sumLength ? next.n : i + sumLength;
+    if constexpr (both)
+      for (; i + 2 * L <= end; i += 2 * L) {  // two by two: each stream is asked for a whole pair of lines
+        fetchTwo(next.x + i + ahead);
+        if constexpr (grad) fetchTwo(next.dy + i + ahead);
+        if constexpr (gated) fetchTwo(next.up + i + ahead);
+        applied.template whole<streaming>(row, i);
+        applied.template whole<streaming>(row, i + L);
+        sum(i);
+        sum(i + L);
       }
-    for (; i + lanes<C> <= end; i += lanes<C>) {
-      V d = {};
-      if constexpr (grad) d = dyAt(i);
-      add(loadVector(row.x + i), d, s[0], p[0]);
+    for (; i + L <= end; i += L) {
+      if constexpr (both) applied.template whole<streaming>(row, i);
+      sum(i);
     }
     if (i < end) {
       int m = (int)(end - i);
-      V d = {};
-      if constexpr (grad) {
-        d = loadPart(row.dy + i, m);
-        if constexpr (gated) d *= loadPart(row.up + i, m);
-      }
-      add(loadPart(row.x + i, m), d, s[0], p[0]);
+      if constexpr (both) applied.part(row, i, m);
+      Vector<C> z = loadPart(next.x + i, m), d = {};
+      if constexpr (!R) z *= scale;
+      if constexpr (grad) d = loadPart(next.dy + i, m);
+      if constexpr (grad && gated) d *= loadPart(next.up + i, m);
+      running.add(order, z, d);
       i = end;
     }
-#pragma GCC unroll 4
-    for (int u = 0; u < U; u++) {
-      for (int k = 0; k < order; k++) squares[k] += widened(s[u][k]);
-      if constexpr (grad)
-        for (int k = 0; k <= order; k++) products[k] += widened(p[u][k]);
-    }
+    running.settle(order);
   }
-  for (int k = 0; k < order; k++) out.squares[k] = sumOf(squares[k]);
-  if constexpr (grad)
-    for (int k = 0; k <= order; k++) out.products[k] = sumOf(products[k]);
+  running.finish(order, out);
+}
+
+template <class C, int R, bool gated, bool grad>
+void apply(const Row<C>& row, const Applied<C, R, gated, grad>& applied, bool streaming) {
+  auto part = [&](int64_t i, int m) { applied.part(row, i, m); };
+  if (streaming)
+    sweep(
+        row.out, row.n, true, [&](int64_t i) { applied.template whole<true>(row, i); }, part);
+  else
+    sweep(
+        row.out, row.n, false, [&](int64_t i) { applied.template whole<false>(row, i); }, part);
 }
 
 // Whether the unscaled sums can be trusted: neither overflow nor, where eps does not hide it, underflow.
@@ -98,147 +192,121 @@ inline bool inRange(double highest, double count, double eps) {
   return mean <= 0x1p80 && mean + eps >= 0x1p-80;
 }
 
-template <class C>
-HD void fetch(const C* at) {
-  __builtin_prefetch(at, 0, 2);
-}
-
-// The row's coefficients; false if the row has to be scaled and R > 0 does not.
-template <class C, int R, bool gated, bool grad>
-HD bool prepare(const RowIn<C>& row, int order, double eps, C& scale, double* inverse, Sums& sums) {
-  scale = R ? C(1) : scaleOf(row.x, row.n, eps);
-  sumUp<C, R, gated, grad>(row, order, scale, sums);
-  if (R && !inRange(sums.squares[order - 1], (double)row.n, eps)) return false;
-  poly::inverseNorms(order, sums.squares, (double)row.n, eps, (double)scale, inverse);
-  return true;
-}
-
-template <class C, int R, bool gated>
-bool forwardRow(const RowIn<C>& row, C* y, int order, const double* w, double eps, bool streaming) {
-  if (R) order = R;
-  C scale, value[poly::maxOrder + 1];
-  double inverse[poly::maxOrder];
+// A row on its own, scaled: for any order, dtype and size of numbers.
+template <class C, bool gated, bool grad>
+void scaledRow(const Row<C>& row, int order, const double* w, double eps, bool streaming, double* dw) {
+  Applied<C, 0, gated, grad> applied;
+  applied.order = order;
   Sums sums;
-  if (!prepare<C, R, gated, false>(row, order, eps, scale, inverse, sums)) return false;
-  poly::valueCoefficients(order, w, inverse, value);
-  auto apply = [&](Vector<C> z, Vector<C> up) __attribute__((always_inline)) {
-    if constexpr (!R) z *= scale;
-    Vector<C> v = poly::horner(order, z, value);
-    return gated ? v * up : v;
-  };
-  auto upAt = [&](int64_t i) { return gated ? loadVector(row.up + i) : Vector<C>{}; };
-  auto part = [&](int64_t i, int m) {
-    storePart(y + i, m, apply(loadPart(row.x + i, m), gated ? loadPart(row.up + i, m) : Vector<C>{}));
-  };
-  if (streaming)
-    sweep(
-        y, row.n, true,
-        [&](int64_t i) {
-          fetch(row.nextX + i);
-          if (gated) fetch(row.nextUp + i);
-          streamVector(y + i, apply(loadVector(row.x + i), upAt(i)));
-        },
-        part);
-  else
-    sweep(
-        y, row.n, false, [&](int64_t i) { storeVector(y + i, apply(loadVector(row.x + i), upAt(i))); }, part);
-  return true;
-}
-
-// dw[k] gets the row's share, from the bias on.
-template <class C, int R, bool gated>
-bool backwardRow(const RowIn<C>& row, C* dx, C* dup, int order, const double* w, double eps, bool streaming,
-                 double* dw) {
-  if (R) order = R;
-  C scale, value[poly::maxOrder + 1], slope[poly::maxOrder], pull[poly::maxOrder];
-  double inverse[poly::maxOrder];
-  Sums sums;
-  if (!prepare<C, R, gated, true>(row, order, eps, scale, inverse, sums)) return false;
-  poly::gradCoefficients(order, w, inverse, sums.products, (double)row.n, (double)scale, slope, pull);
-  if (gated) poly::valueCoefficients(order, w, inverse, value);
-  dw[0] += sums.products[0];
-  for (int k = 1; k <= order; k++) dw[k] += inverse[k - 1] * sums.products[k];
-
-  struct Both {
-    Vector<C> dx, dup;
-  };
-  auto apply = [&](Vector<C> z, Vector<C> d, Vector<C> up) __attribute__((always_inline)) {
-    if constexpr (!R) z *= scale;
-    Both out;
-    out.dup = gated ? d * poly::horner(order, z, value) : d;
-    out.dx = poly::polyNormGrad(order, z, gated ? d * up : d, slope, pull);
-    return out;
-  };
-  auto upAt = [&](int64_t i) { return gated ? loadVector(row.up + i) : Vector<C>{}; };
-  auto part = [&](int64_t i, int m) {
-    Both b = apply(loadPart(row.x + i, m), loadPart(row.dy + i, m), gated ? loadPart(row.up + i, m) : Vector<C>{});
-    storePart(dx + i, m, b.dx);
-    if (gated) storePart(dup + i, m, b.dup);
-  };
-  if (streaming)
-    sweep(
-        dx, row.n, true,
-        [&](int64_t i) {
-          fetch(row.nextX + i);
-          fetch(row.nextDy + i);
-          if (gated) fetch(row.nextUp + i);
-          Both b = apply(loadVector(row.x + i), loadVector(row.dy + i), upAt(i));
-          streamVector(dx + i, b.dx);
-          if (gated) streamVector(dup + i, b.dup);
-        },
-        part);
-  else
-    sweep(
-        dx, row.n, false,
-        [&](int64_t i) {
-          Both b = apply(loadVector(row.x + i), loadVector(row.dy + i), upAt(i));
-          storeVector(dx + i, b.dx);
-          if (gated) storeVector(dup + i, b.dup);
-        },
-        part);
-  return true;
+  C scale = scaleOf(row.x, row.n, eps);
+  sumUp<C, 0, gated, grad, false, false>(row, row, applied, scale, sums);
+  applied.set(w, sums, (double)row.n, eps, scale, dw);
+  apply(row, applied, streaming);
 }
 
 // In a row of a few elements dy - n mean(dy n) all but cancels (in a row of one only eps is left of it): in double.
 constexpr int64_t shortRow = 8;
-template <bool gated, class C>
-void backwardShort(const RowIn<C>& row, C* dx, C* dup, int order, const double* w, double eps, double* dw) {
-  double x[shortRow], up[shortRow], dy[shortRow], outX[shortRow], outUp[shortRow];
+template <bool gated>
+void shortRowGrad(const Row<float>& row, int order, const double* w, double eps, double* dw) {
+  double x[shortRow], up[shortRow], dy[shortRow], out[shortRow], outUp[shortRow];
   for (int64_t i = 0; i < row.n; i++) {
     x[i] = row.x[i];
     dy[i] = row.dy[i];
     if (gated) up[i] = row.up[i];
   }
-  RowIn<double> wide{};
-  wide.x = x, wide.up = up, wide.dy = dy, wide.n = row.n;
-  backwardRow<double, 0, gated>(wide, outX, outUp, order, w, eps, false, dw);
+  scaledRow<double, gated, true>({x, up, dy, out, outUp, row.n}, order, w, eps, false, dw);
   for (int64_t i = 0; i < row.n; i++) {
-    dx[i] = (C)outX[i];
-    if (gated) dup[i] = (C)outUp[i];
+    row.out[i] = (float)out[i];
+    if (gated) row.outUp[i] = (float)outUp[i];
   }
 }
 
-// Rows of a piece, each opened in the compute type. fn(row, first, second room for results, at)
-template <class C, class Fn>
-HD void eachRow(const Piece& piece, const View& x, const View& up, const View& dy, Fn fn) {
-  int64_t n = x.cols();
+struct Operands {
+  const View &x, &up, &dy, &out, &outUp;
+};
+
+// All rows of a piece. dw[k] gets their share of the coefficient gradients, from the bias on.
+template <class C, int R, bool gated, bool grad>
+void rowsOf(const Piece& piece, const Operands& v, int order, const double* w, double eps, bool streaming, double* dw) {
+  const int64_t n = v.x.cols();
+  const bool copies = v.x.dtype != DtypeOf<C>::value;
   C *copyX = nullptr, *copyUp = nullptr, *copyDy = nullptr;
-  if (x.dtype != DtypeOf<C>::value) {
+  if (copies) {
     copyX = (C*)scratch(0, n * sizeof(C));
-    if (up.given()) copyUp = (C*)scratch(1, n * sizeof(C));
-    if (dy.given()) copyDy = (C*)scratch(2, n * sizeof(C));
+    if (gated) copyUp = (C*)scratch(1, n * sizeof(C));
+    if (grad) copyDy = (C*)scratch(2, n * sizeof(C));
   }
-  bool copies = copyX != nullptr;
-  for (int64_t r = piece.begin; r < piece.end; r++) {
-    int64_t at = r * n, ahead = !copies && r + 1 < piece.end ? n : 0;
-    RowIn<C> row{};
+  // Results are computed over the copies that they came from: a vector is read before it is written.
+  auto rowAt = [&](int64_t at) {
+    Row<C> row{};
     row.n = n;
-    row.x = opened(x, at, n, copyX);
-    row.nextX = row.x + ahead;
-    if (up.given()) row.up = opened(up, at, n, copyUp), row.nextUp = row.up + ahead;
-    if (dy.given()) row.dy = opened(dy, at, n, copyDy), row.nextDy = row.dy + ahead;
-    fn(row, at, copyX, copyUp);
+    row.x = opened(v.x, at, n, copyX);
+    row.out = room(v.out, at, copyX);
+    if (gated) row.up = opened(v.up, at, n, copyUp);
+    if (grad) row.dy = opened(v.dy, at, n, copyDy);
+    if (gated && grad) row.outUp = room(v.outUp, at, copyUp);
+    return row;
+  };
+  auto close = [&](const Row<C>& row, int64_t at) {
+    closed(v.out, at, n, row.out);
+    if (gated && grad) closed(v.outUp, at, n, row.outUp);
+  };
+
+  if constexpr (R == 0) {
+    for (int64_t r = piece.begin; r < piece.end; r++) {
+      Row<C> row = rowAt(r * n);
+      if constexpr (grad && sizeof(C) == 4)
+        if (n < shortRow) {
+          shortRowGrad<gated>(row, order, w, eps, dw);
+          close(row, r * n);
+          continue;
+        }
+      scaledRow<C, gated, grad>(row, order, w, eps, streaming, dw);
+      close(row, r * n);
+    }
+  } else {
+    // With 16 registers the gated gradient runs out of them beside the sums.
+    constexpr bool fits = vectorBytes == 64 || !(gated && grad);
+    const bool beside = fits && !copies && (!streaming || n % lanes<C> == 0);
+    Applied<C, R, gated, grad> applied;
+    applied.order = R;
+    Sums sums;
+    bool summed = false;
+    Row<C> row = rowAt(piece.begin * n);
+    for (int64_t r = piece.begin; r < piece.end; r++) {
+      if (!summed) sumUp<C, R, gated, grad, false, false>(row, row, applied, 1, sums);
+      summed = false;
+      if (!inRange(sums.squares[R - 1], (double)n, eps)) {
+        scaledRow<C, gated, grad>(row, order, w, eps, streaming, dw);
+        close(row, r * n);
+        if (r + 1 < piece.end) row = rowAt((r + 1) * n);
+        continue;
+      }
+      applied.set(w, sums, (double)n, eps, 1, dw);
+      if (beside && r + 1 < piece.end) {
+        Row<C> next = rowAt((r + 1) * n);
+        if (streaming)
+          sumUp<C, R, gated, grad, true, true>(next, row, applied, 1, sums);
+        else
+          sumUp<C, R, gated, grad, true, false>(next, row, applied, 1, sums);
+        summed = true;
+        row = next;
+      } else {
+        apply(row, applied, streaming);
+        close(row, r * n);
+        if (r + 1 < piece.end) row = rowAt((r + 1) * n);
+      }
+    }
   }
+  if (streaming) fence();
+}
+
+// fn(Tag<C>, the order as a constant, or 0)
+template <bool grad, class Fn>
+void withRows(const View& x, int order, Fn fn) {
+  if (grad && x.cols() < shortRow && x.dtype != Dtype::float64)
+    return fn(Tag<float>{}, std::integral_constant<int, 0>{});
+  withOrder(x.dtype, order, fn);
 }
 
 template <bool gated>
@@ -246,21 +314,15 @@ void forward(const View& x, const View& up, const View& weight, const View& bias
              const View& y, const char* op) {
   int order = (int)weight.cols();
   if (!x.size()) return;
-  auto pieces = piecesOf(offsets, x.rows(), rowGrain(x.cols(), 131072), op);
+  auto pieces = piecesOf(offsets, x.rows(), rowGrain(x.cols(), pieceLength), op);
   bool streaming = streams(y);
-  withOrder(x.dtype, order, [&](auto tag, auto constant) {
-    using C = typename decltype(tag)::type;
-    constexpr int R = decltype(constant)::value;
+  View none;
+  Operands operands{x, up, none, y, none};
+  withRows<false>(x, order, [&](auto tag, auto R) {
     parallelChunks((int64_t)pieces.size(), [&](int64_t chunk) {
-      const Piece& piece = pieces[chunk];
-      Coefficients set = coefficientsOf(weight, bias, piece.set);
-      eachRow<C>(piece, x, up, View(), [&](const RowIn<C>& row, int64_t at, C* copy, C*) {
-        C* out = room(y, at, copy);
-        if (!forwardRow<C, R, gated>(row, out, order, set.w, eps, streaming))
-          forwardRow<C, 0, gated>(row, out, order, set.w, eps, streaming);
-        closed(y, at, row.n, out);
-      });
-      if (streaming) fence();
+      Coefficients set = coefficientsOf(weight, bias, pieces[chunk].set);
+      rowsOf<typename decltype(tag)::type, decltype(R)::value, gated, false>(pieces[chunk], operands, order, set.w, eps,
+                                                                             streaming, nullptr);
     });
   });
 }
@@ -270,27 +332,16 @@ void backward(const View& x, const View& up, const View& weight, const View& bia
               const View& dy, const View& dx, const View& dup, const View& dweight, const View& dbias, const char* op) {
   int order = (int)weight.cols();
   std::vector<Piece> pieces;
-  if (x.size()) pieces = piecesOf(offsets, x.rows(), rowGrain(x.cols(), 131072), op);
-  constexpr int width = poly::maxOrder + 1;
-  std::vector<double> sums(pieces.size() * width);
-  bool streaming = streams(dx) && (!gated || ((uintptr_t)dx.data - (uintptr_t)dup.data) % vectorBytes == 0);
-  withOrder(x.dtype, order, [&](auto tag, auto constant) {
-    using C = typename decltype(tag)::type;
-    constexpr int R = decltype(constant)::value;
+  if (x.size()) pieces = piecesOf(offsets, x.rows(), rowGrain(x.cols(), pieceLength), op);
+  std::vector<double> sums(pieces.size() * sumWidth);
+  bool streaming = streams(dx);
+  if (gated) streaming = streaming && ((uintptr_t)dx.data - (uintptr_t)dup.data) % vectorBytes == 0;
+  Operands operands{x, up, dy, dx, dup};
+  withRows<true>(x, order, [&](auto tag, auto R) {
     parallelChunks((int64_t)pieces.size(), [&](int64_t chunk) {
-      const Piece& piece = pieces[chunk];
-      Coefficients set = coefficientsOf(weight, bias, piece.set);
-      double* dw = &sums[chunk * width];
-      eachRow<C>(piece, x, up, dy, [&](const RowIn<C>& row, int64_t at, C* copy, C* copyUp) {
-        C *out = room(dx, at, copy), *outUp = gated ? room(dup, at, copyUp) : nullptr;
-        if (sizeof(C) == 4 && row.n < shortRow)
-          backwardShort<gated>(row, out, outUp, order, set.w, eps, dw);
-        else if (!backwardRow<C, R, gated>(row, out, outUp, order, set.w, eps, streaming, dw))
-          backwardRow<C, 0, gated>(row, out, outUp, order, set.w, eps, streaming, dw);
-        closed(dx, at, row.n, out);
-        if (gated) closed(dup, at, row.n, outUp);
-      });
-      if (streaming) fence();
+      Coefficients set = coefficientsOf(weight, bias, pieces[chunk].set);
+      rowsOf<typename decltype(tag)::type, decltype(R)::value, gated, true>(pieces[chunk], operands, order, set.w, eps,
+                                                                            streaming, &sums[chunk * sumWidth]);
     });
   });
   joinSums(pieces, sums, dweight, dbias);

@@ -90,7 +90,7 @@ void polyReluGrad(View x, View weight, View offsets, View dy, View dx, View dwei
   Cut cut(x, offsets, 65536);
   std::vector<Piece> pieces;
   if (x.size()) pieces = piecesOf(offsets, cut.rows, cut.grain, "polyReluGrad");
-  std::vector<double> sums(pieces.size() * (poly::maxOrder + 1));
+  std::vector<double> sums(pieces.size() * sumWidth);
   bool streaming = streams(dx);
   withOrder(x.dtype, order, [&](auto tag, auto R) {
     using C = typename decltype(tag)::type;
@@ -105,7 +105,7 @@ void polyReluGrad(View x, View weight, View offsets, View dy, View dx, View dwei
         int64_t n = end - at < step ? end - at : step;
         C* out = room(dx, at, copy);
         backward<C, decltype(R)::value>(opened(x, at, n, copy), opened(dy, at, n, copyOfDy), out, n, order, slope,
-                                        streaming, &sums[chunk * (poly::maxOrder + 1)]);
+                                        streaming, &sums[chunk * sumWidth]);
         closed(dx, at, n, out);
       }
       if (streaming) fence();

@@ -5,8 +5,7 @@
 
 #include "core/check.h"
 #include "core/view.h"
-#include "cpu/cache.h"
-#include "cpu/convert.h"
+#include "cpu/blocks.h"
 #include "cpu/pool.h"
 #include "cpu/stream.h"
 #include "math/poly.h"
@@ -61,15 +60,16 @@ inline Coefficients coefficientsOf(const View& weight, const View& bias, int set
   return c;
 }
 
+constexpr int sumWidth = poly::maxOrder + 1;
+
 // Adds up each piece's sums (by power, from the bias on) in the order of the pieces.
 inline void joinSums(const std::vector<Piece>& pieces, const std::vector<double>& sums, const View& dweight,
                      const View& dbias) {
-  constexpr int width = poly::maxOrder + 1;
   int order = (int)dweight.cols();
   int64_t sets = dbias.size();
-  std::vector<double> totals(sets * width);
+  std::vector<double> totals(sets * sumWidth);
   for (size_t i = 0; i < pieces.size(); i++)
-    for (int k = 0; k <= order; k++) totals[pieces[i].set * width + k] += sums[i * width + k];
+    for (int k = 0; k <= order; k++) totals[pieces[i].set * sumWidth + k] += sums[i * sumWidth + k];
   auto put = [](const View& v, int64_t i, double x) {
     if (v.dtype == Dtype::float64)
       v.as<double>()[i] = x;
@@ -77,8 +77,8 @@ inline void joinSums(const std::vector<Piece>& pieces, const std::vector<double>
       v.as<float>()[i] = (float)x;
   };
   for (int64_t set = 0; set < sets; set++) {
-    put(dbias, set, totals[set * width]);
-    for (int k = 1; k <= order; k++) put(dweight, set * order + order - k, totals[set * width + k]);
+    put(dbias, set, totals[set * sumWidth]);
+    for (int k = 1; k <= order; k++) put(dweight, set * order + order - k, totals[set * sumWidth + k]);
   }
 }
 
@@ -110,12 +110,6 @@ void closed(const View& y, int64_t at, int64_t n, const C* copy) {
   }
 }
 
-// Whether a result should be written round the caches.
-inline bool streams(const View& y) {
-  return dtypeSize(y.dtype) >= 4 && (size_t)y.size() * dtypeSize(y.dtype) > streamingBytes() &&
-         (uintptr_t)y.data % sizeof(float) == 0;
-}
-
 // Calls fn(Tag<C>, order as a constant or 0): the orders that kernels are compiled for; 0 means known at run time only.
 template <class Fn>
 HD void withOrder(Dtype t, int order, Fn&& fn) {
@@ -132,6 +126,7 @@ HD void withOrder(Dtype t, int order, Fn&& fn) {
   }
 }
 
-constexpr int64_t sumLength = 2048;  // elements that are summed in the compute type before double takes over
+constexpr int64_t pieceLength = 131072;  // elements of a piece
+constexpr int64_t sumLength = 1024;      // elements that are summed in the compute type before double takes over
 
 }  // namespace cpu::ISA

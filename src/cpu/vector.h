@@ -72,6 +72,19 @@ HD void streamVector(double* to, DoubleVector v) { _mm256_stream_pd(to, (__m256d
 #endif
 HD void fence() { _mm_sfence(); }
 
+// memcpy that goes round the caches.
+inline void streamBytes(void* to, const void* from, size_t bytes) {
+  char* out = (char*)to;
+  const char* in = (const char*)from;
+  size_t head = -(uintptr_t)out % vectorBytes;
+  if (head > bytes) head = bytes;
+  memcpy(out, in, head);
+  for (out += head, in += head, bytes -= head; bytes >= vectorBytes;
+       out += vectorBytes, in += vectorBytes, bytes -= vectorBytes)
+    streamVector((float*)out, loadVector((const float*)in));
+  memcpy(out, in, bytes);
+}
+
 // Lane sums in double, so that a long sum of floats loses nothing after each block.
 HD DoubleVector widened(DoubleVector v) { return v; }
 HD DoubleVector widened(FloatVector v) {
