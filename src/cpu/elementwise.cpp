@@ -1,6 +1,7 @@
 // isa: all
 // y = f(x) and y = f(a, b), element by element, for any dtypes and strides.
 #include "cpu/blocks.h"
+#include "cpu/copy.h"
 #include "cpu/strided.h"
 #include "kernels.h"
 
@@ -87,6 +88,19 @@ void copy(View x, View y) {
         memcpy(to, from, (end - begin) * size);
     });
     return;
+  }
+  if (!y.size()) return;
+  if (x.dtype == y.dtype) {
+    switch (dtypeSize(x.dtype)) {
+      case 8:
+        return copyBits<uint64_t>(x, y);
+      case 4:
+        return copyBits<uint32_t>(x, y);
+      case 2:
+        return copyBits<uint16_t>(x, y);
+      default:
+        return copyBits<uint8_t>(x, y);
+    }
   }
   // Through int64 only what fits there: integers. A float goes through float or double.
   Dtype through = isFloat(x.dtype) ? x.dtype : isFloat(y.dtype) ? Dtype::float64 : x.dtype;

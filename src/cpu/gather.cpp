@@ -235,28 +235,36 @@ struct Ranked {
 }  // namespace
 
 void sort(View x, bool descending, View values, View indices) {
-  int64_t n = x.cols(), k = values.cols();
+  const int64_t n = x.cols(), k = values.cols();
+  constexpr int64_t few = 16;  // so many are kept in order as the elements come by
   withBlockType(x.dtype, [&](auto tag) {
     using C = typename decltype(tag)::type;
     using W = std::conditional_t<std::is_same_v<C, int64_t>, int64_t, double>;
     parallelFor(x.rows(), rowGrain(n, 4096), [&](int64_t begin, int64_t end) {
-      auto* ranked = (Ranked*)scratch(0, n * sizeof(Ranked));
+      Ranked best[few + 1];
+      auto* ranked = k <= few ? best : (Ranked*)scratch(0, n * sizeof(Ranked));
       for (int64_t row = begin; row < end; row++) {
-        int64_t from = row * n;
+        const int64_t from = row * n;
         C in[blockLength];
+        int64_t found = 0;
         for (int64_t i = 0; i < n; i += blockLength) {
-          int64_t m = n - i < blockLength ? n - i : blockLength;
+          const int64_t m = n - i < blockLength ? n - i : blockLength;
           const C* v = load<C>(x, from + i, 1, m, in);
           for (int64_t j = 0; j < m; j++) {
-            int64_t order = orderOf((W)v[j]);
-            ranked[i + j] = {descending ? ~order : order, i + j};
+            const int64_t order = orderOf((W)v[j]);
+            const Ranked one = {descending ? ~order : order, i + j};
+            if (k > few) {
+              ranked[i + j] = one;
+            } else if (found < k || one < best[k - 1]) {
+              int64_t place = found < k ? found++ : k - 1;
+              for (; place > 0 && one < best[place - 1]; place--) best[place] = best[place - 1];
+              best[place] = one;
+            }
           }
         }
-        if (k < n) {
-          std::nth_element(ranked, ranked + k, ranked + n);
+        if (k > few) {
+          if (k < n) std::nth_element(ranked, ranked + k, ranked + n);
           std::sort(ranked, ranked + k);
-        } else {
-          std::sort(ranked, ranked + n);
         }
         withBits(x.dtype, [&](auto bits) {
           using B = typename decltype(bits)::type;

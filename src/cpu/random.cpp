@@ -8,6 +8,15 @@
 namespace cpu::ISA {
 namespace {
 
+// The words of some blocks. Out of line, so that it is vectorised once and whatever uses the words cannot prevent it.
+__attribute__((noinline)) void fillWords(uint64_t seed, uint64_t call, uint64_t first, int blocks, uint32_t* words) {
+#pragma omp simd
+  for (int i = 0; i < blocks; i++) {
+    philox::Words w = philox::generate(seed, call, first + (uint64_t)i);
+    words[4 * i] = w.w[0], words[4 * i + 1] = w.w[1], words[4 * i + 2] = w.w[2], words[4 * i + 3] = w.w[3];
+  }
+}
+
 // fn(words, at, n) for runs of n <= blockLength numbers from `at` on; words holds n words, rounded up to whole blocks.
 template <class Fn>
 void withWords(View state, int64_t call, int64_t size, Fn&& fn) {
@@ -16,13 +25,7 @@ void withWords(View state, int64_t call, int64_t size, Fn&& fn) {
     uint32_t words[blockLength];
     for (int64_t run = begin; run < end; run++) {
       int64_t at = run * blockLength, n = size - at < blockLength ? size - at : blockLength;
-      const uint64_t first = (uint64_t)at / 4;
-      const int blocks = (int)((n + 3) / 4);
-#pragma omp simd
-      for (int i = 0; i < blocks; i++) {
-        philox::Words w = philox::generate(seed, number, first + (uint64_t)i);
-        words[4 * i] = w.w[0], words[4 * i + 1] = w.w[1], words[4 * i + 2] = w.w[2], words[4 * i + 3] = w.w[3];
-      }
+      fillWords(seed, number, (uint64_t)at / 4, (int)((n + 3) / 4), words);
       fn(words, at, n);
     }
   });
@@ -31,6 +34,14 @@ void withWords(View state, int64_t call, int64_t size, Fn&& fn) {
 // Bits of a word that a uniform number of the type takes, so that it stays below 1.
 constexpr int uniformBits(Dtype t) {
   return t == Dtype::float64 ? 32 : t == Dtype::bfloat16 ? 8 : t == Dtype::float16 ? 11 : 24;
+}
+
+// A random branch costs more than the multiplication it saves.
+template <class C>
+__attribute__((noinline)) void dropRun(const C* x, const uint32_t* words, int64_t n, uint32_t threshold, C scale,
+                                       C* y) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) y[i] = x[i] * (words[i] < threshold ? C(0) : scale);
 }
 
 }  // namespace
@@ -69,7 +80,7 @@ void random(RandomKind kind, View state, int64_t call, double a, double b, View 
 }
 
 void dropout(View x, View state, int64_t call, double p, View y) {
-  const uint64_t threshold = (uint64_t)(p * 4294967296.0);
+  const uint32_t threshold = (uint32_t)(p < 1 ? p * 4294967296.0 : 0);
   withBlockType(x.dtype, [&](auto tag) {
     using C = typename decltype(tag)::type;
     const C scale = p < 1 ? (C)(1 / (1 - p)) : C(0);
@@ -77,7 +88,7 @@ void dropout(View x, View state, int64_t call, double p, View y) {
       C in[blockLength], out[blockLength];
       const C* from = load(x, at, 1, n, in);
       C* to = target(y, at, 1, out);
-      for (int64_t i = 0; i < n; i++) to[i] = from[i] * (words[i] < threshold ? C(0) : scale);
+      dropRun(from, words, n, threshold, scale, to);
       store(y, at, 1, n, to);
     });
   });

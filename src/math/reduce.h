@@ -28,7 +28,8 @@ struct Largest {  // a NaN stays
   }
   template <class T>
   static HD T join(T best, T x) {
-    return best != best || best > x ? best : x;
+    T larger = best > x ? best : x;  // selections without a branch, which vectorise
+    return best != best ? best : larger;
   }
 };
 struct Smallest {
@@ -41,6 +42,7 @@ struct Smallest {
   }
   template <class T>
   static HD T join(T best, T x) {
-    return best != best || best < x ? best : x;
+    T smaller = best < x ? best : x;
+    return best != best ? best : smaller;
   }
 };
