@@ -136,20 +136,26 @@ inline bool suitsPacked(int64_t m, int64_t n, int64_t k) {
 inline void multiplyPacked(Matrix<float> a, Matrix<float> b, int64_t m, int64_t n, int64_t k, float alpha, float beta,
                            float* y, int64_t yStep) {
   const int64_t panels = packedPanels(n);
-  float* packed = (float*)scratch(3, packedSize(n, k) * sizeof(float));
-  const int64_t parts = packedParts(n, k);
-  parallelChunks(parts, [&](int64_t part) { packPart(b, k, n, packed, part, parts); });
+  // What few rows use is packed block by block, so that it is still in the cache then; many rows make up for reading it
+  // again, and waiting for all threads at each block costs more.
+  const int64_t step = m < 1024 ? std::min(k, depthBlock) : k;
+  float* packed = (float*)scratch(3, packedSize(n, step) * sizeof(float));
   // Columns are divided only where rows make too few chunks to share out evenly, and the chunks stay large: each copies
   // its rows of a again.
   const int64_t down = (m + rowBlock - 1) / rowBlock;
   const double work = (double)m * (double)n * (double)k;
   const int64_t across = (int64_t)std::clamp(std::min(8.0 / (double)down, work / 64e6 / (double)down), 1.0,
                                              std::max(1.0, (double)panels / 4));
-  parallelChunks(down * across, [&](int64_t chunk) {
-    const int64_t i = chunk / across * rowBlock, rows = std::min(rowBlock, m - i);
-    const int64_t from = chunk % across * panels / across, to = (chunk % across + 1) * panels / across;
-    multiplyBlock(a.fromRow(i), rows, packed, from, to, n, k, alpha, beta, y + i * yStep, yStep);
-  });
+  for (int64_t l = 0; l < k; l += step) {
+    const int64_t depth = std::min(step, k - l), parts = packedParts(n, depth);
+    parallelChunks(parts, [&](int64_t part) { packPart(b.fromRow(l), depth, n, packed, part, parts); });
+    parallelChunks(down * across, [&](int64_t chunk) {
+      const int64_t i = chunk / across * rowBlock, rows = std::min(rowBlock, m - i);
+      const int64_t from = chunk % across * panels / across, to = (chunk % across + 1) * panels / across;
+      multiplyBlock(a.fromRow(i).fromCol(l), rows, packed, from, to, n, depth, alpha, l ? 1.0f : beta, y + i * yStep,
+                    yStep);
+    });
+  }
 }
 
 }  // namespace cpu::ISA
