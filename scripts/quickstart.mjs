@@ -17,7 +17,7 @@ const tokens = ['--tokenizer', 'bytes', '--out', 'runs/quickstart/typescript.bin
 const extra = process.argv.slice(2)
 for (const args of [
   ['prepare', ...text, ...tokens],
-  ['train', 'configs/quickstart.json', ...extra],
+  ['train', 'configs/quickstart.json', '--prompt', 'interface ', ...extra],
 ]) {
   const { status } = spawnSync(process.execPath, [main, ...args], { cwd: root, stdio: 'inherit' })
   if (status !== 0) process.exit(status ?? 1)

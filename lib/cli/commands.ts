@@ -26,6 +26,7 @@ export const commands = {
       set: { rule: setting, value: 'FIELD=VALUE ...', list: true, help: 'Override fields: --set train.lr=1e-3' },
       out: { rule: text, value: 'DIR', help: "Where to write. Default runs/<RUN's name>." },
       resume: { help: 'Go on from the newest whole checkpoint in DIR.' },
+      prompt: { rule: text, value: 'TEXT', help: 'What the samples of sample_every continue. Default: a new line.' },
       'dry-run': { help: 'Only print parameters, FLOPs a token and memory, and whether it fits.' },
       device,
       threads,

@@ -19,6 +19,8 @@ export async function trainCommand({ positionals, options }: Arguments<typeof co
   const device = await requireDevice(options.device, options.threads)
   const run = readRunConfig(positionals[0]!, options.set)
   if (options['dry-run']) return dryRun(run)
+  const prompt = options.prompt ?? '\n'
+  const sample = sampler(prompt)
   const trainer = await Trainer.create(run, { out: options.out, device, resume: options.resume, sample })
   const progress = new Progress({ steps: run.train.steps, stream: process.stdout })
   const forget = stopOnSignals(trainer, progress)
@@ -59,13 +61,15 @@ async function report(
 }
 
 // The same seed each time, so that samples of one run differ by what was learnt.
-const sample: TrainerOptions['sample'] = (model, tokenizer) => {
-  const { vocab_size, max_position_embeddings } = model.config
-  if (Array.from(tokenizer.encode(prompt)).some((id) => id >= vocab_size)) return Promise.resolve('')
-  const maxTokens = Math.min(256, max_position_embeddings - 1)
-  return generateText(model, prompt, { tokenizer, maxTokens, temperature: 0.8, topP: 0.95, seed: 1 })
-}
-const prompt = '\n'
+const sampler =
+  (prompt: string): NonNullable<TrainerOptions['sample']> =>
+  async (model, tokenizer) => {
+    const { vocab_size, max_position_embeddings } = model.config
+    const ids = Array.from(tokenizer.encode(prompt))
+    if (ids.some((id) => id >= vocab_size)) return ''
+    const maxTokens = Math.min(256, max_position_embeddings - ids.length)
+    return prompt + (await generateText(model, prompt, { tokenizer, maxTokens, temperature: 0.8, topP: 0.95, seed: 1 }))
+  }
 
 function show(event: TrainEvent, progress: Progress, trainer: Trainer, device: string): void {
   const { run, out } = trainer
