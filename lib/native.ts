@@ -12,6 +12,9 @@ export type { Handle } from './signatures.ts'
 
 type Bytes = Exclude<NodeJS.TypedArray, never>
 
+/** A file in the address space. Unmapped when it is collected, if not before. */
+export type Mapping = object & { readonly __brand: unique symbol }
+
 /** What the addon offers besides its ops: the crossing itself. */
 interface Crossing {
   signatures: string[]
@@ -31,6 +34,11 @@ interface Crossing {
   write(handle: Handle, from: Bytes): void
   read<A extends Bytes>(handle: Handle, to: A): Promise<A>
   readSync<A extends Bytes>(handle: Handle, to: A): A
+  /** Maps an open file for reading; `fd` may be closed after. */
+  mapFile(fd: number): Mapping
+  /** Fills `to` with what the file has from byte `offset` on. False when the file has become shorter than that. */
+  readMapped(file: Mapping, offset: number, to: Bytes): boolean
+  unmapFile(file: Mapping): void
   memory(): { inUse: number; cached: number; peak: number; tensors: number }
   trim(): void
   resetPeak(): void

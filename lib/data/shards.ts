@@ -1,4 +1,4 @@
-// Files of token ids: nanoGPT's plain uint16, llm.c's with a header, uint32 by a sidecar. Read in windows, never whole.
+// Files of token ids: nanoGPT's plain uint16, llm.c's with a header, uint32 by a sidecar. Mapped, and read in windows.
 import {
   closeSync,
   fstatSync,
@@ -10,6 +10,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs'
+import { native } from '../native.ts'
 
 /** Token ids as they are stored. */
 export type TokenArray = Uint8Array | Uint16Array | Uint32Array | Int32Array
@@ -83,7 +84,8 @@ function checkRange(name: string, length: number, offset: number, count: number)
 }
 
 /**
- * Opens a `.bin` of token ids. Each window is one read of the file, which the system's cache makes cheap; nothing is held.
+ * Opens a `.bin` of token ids. The file is mapped into memory and each window copied out of it: what is held is the
+ * system's cache, shared with every process that reads the file. `close` unmaps it.
  * @returns the source, with what the sidecar says, if there is one
  * @throws DataError for a file that is missing, empty, of an odd length, shorter than its header or sidecar says, or longer
  */
@@ -97,8 +99,9 @@ export function openShard(path: string): TokenSource & { meta?: ShardMeta } {
   try {
     return shard(path, fd)
   } catch (e) {
-    closeSync(fd)
     throw e instanceof DataError ? e : new DataError(path, reason(e))
+  } finally {
+    closeSync(fd)
   }
 }
 
@@ -127,6 +130,7 @@ function shard(path: string, fd: number): TokenSource & { meta?: ShardMeta } {
     )
   }
   if (length === 0) throw new DataError(path, 'has no tokens')
+  const file = native.mapFile(fd)
   return {
     name: path,
     length,
@@ -134,15 +138,16 @@ function shard(path: string, fd: number): TokenSource & { meta?: ShardMeta } {
     read: (offset, count) => {
       checkRange(path, length, offset, count)
       const ids = dtype === 'uint16' ? new Uint16Array(count) : new Uint32Array(count)
-      const into = new Uint8Array(ids.buffer)
-      for (let got = 0; got < into.length; ) {
-        const n = readSync(fd, into, got, into.length - got, start + offset * width(dtype) + got)
-        if (n === 0) throw new DataError(path, 'was cut short while it was open')
-        got += n
+      let whole: boolean
+      try {
+        whole = native.readMapped(file, start + offset * width(dtype), ids)
+      } catch (e) {
+        throw new DataError(path, reason(e))
       }
+      if (!whole) throw new DataError(path, 'was cut short while it was open')
       return ids
     },
-    close: () => closeSync(fd),
+    close: () => native.unmapFile(file),
   }
 }
 

@@ -3,7 +3,9 @@
 #include <napi.h>
 
 #include <cstring>
+#include <memory>
 
+#include "core/mapped.h"
 #include "core/memory.h"
 #include "cpu/blas.h"
 #include "cpu/pool.h"
@@ -182,6 +184,8 @@ void define(Napi::Env env, Napi::Object exports, const char* name, Fn fn) {
       name);
 }
 
+using Mapping = Napi::External<MappedFile>;
+
 double handleOf(const Napi::CallbackInfo& info, int i) { return info[i].As<Napi::Number>().DoubleValue(); }
 
 napi_value attach(napi_env env, napi_callback_info info) {
@@ -282,6 +286,20 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     Tensor t = contiguous(e.table.at(handleOf(info, 0)));
     readNow(t, bytesOf(info[1].template As<Napi::TypedArray>(), t, "readSync"));
     return info[1];
+  });
+  define(env, exports, "mapFile", [](auto& info, Environment&) {
+    auto file = std::make_unique<MappedFile>((int)handleOf(info, 0));
+    return Mapping::New(info.Env(), file.release(), [](Napi::Env, MappedFile* file) { delete file; });
+  });
+  define(env, exports, "readMapped", [](auto& info, Environment&) {
+    auto to = info[2].template As<Napi::TypedArray>();
+    char* bytes = (char*)to.ArrayBuffer().Data() + to.ByteOffset();
+    auto& file = *info[0].template As<Mapping>().Data();
+    return Napi::Boolean::New(info.Env(), file.read((size_t)handleOf(info, 1), bytes, to.ByteLength()));
+  });
+  define(env, exports, "unmapFile", [](auto& info, Environment&) {
+    info[0].template As<Mapping>().Data()->close();
+    return info.Env().Undefined();
   });
   define(env, exports, "memory", [](auto& info, Environment& e) {
     auto o = Napi::Object::New(info.Env());

@@ -73,8 +73,30 @@ describe('openShard', () => {
     )
     expect(() => shard.read(4999, 2)).toThrow('has 5000 tokens, but those from 4999 to 5001 were asked for')
     expect(() => shard.read(-1, 2)).toThrow(DataError)
-    truncateSync(path, 100)
-    expect(() => shard.read(40, 20)).toThrow(`${path} was cut short while it was open`)
+  })
+  // Without the pages that are gone, and within the last one that is left, which reads on as zeros.
+  test.each([100, 4096, 9998])('a file that is cut to %i bytes while it is open', (bytes) => {
+    const ids = Uint16Array.from({ length: 5000 }, (_, i) => i)
+    write(ids)
+    const shard = openShard(path)
+    expect(shard.read(0, 5000)).toEqual(ids)
+    truncateSync(path, bytes)
+    for (const from of [bytes / 2 - 19, 4980])
+      expect(() => shard.read(from, 20)).toThrow(new DataError(path, 'was cut short while it was open'))
+    expect(shard.read(0, bytes / 2)).toEqual(ids.subarray(0, bytes / 2))
+    shard.close()
+  })
+  test('is mapped until it is closed', () => {
+    const alone = join(folder, 'mapped.bin')
+    const mapped = () => readFileSync('/proc/self/maps', 'utf8').includes(alone)
+    writeFileSync(alone, new Uint16Array(9))
+    expect(mapped()).toBe(false)
+    const shard = openShard(alone)
+    expect(mapped()).toBe(true)
+    shard.close()
+    expect(mapped()).toBe(false)
+    shard.close()
+    expect(() => shard.read(0, 1)).toThrow(`${alone} cannot be read: the file is closed`)
   })
 
   const cases: [string, () => void, string][] = [
