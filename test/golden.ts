@@ -70,6 +70,21 @@ export function expectClose(actual: Tensor | null | undefined, expected: Values,
   ).toBe(true)
 }
 
+/**
+ * Sums of many terms that cancel, as the gradients of coefficients are: each difference is small beside `terms`, the sums of
+ * their absolute values.
+ */
+export function expectSums(actual: Tensor | null, expected: Values, terms: readonly number[], what: string): void {
+  const got = numbers(actual)
+  expect(actual!.shape, `${what} shape`).toEqual(expected.shape)
+  expect(terms.length, `${what}: terms`).toBe(got.length)
+  const allowed = actual!.dtype === 'float64' ? 1e-13 : 1e-6
+  for (let i = 0; i < terms.length; i++) {
+    const error = Math.abs(got[i]! - expected.data[i]!) / (terms[i]! || 1)
+    expect(error, `${what}[${i}] is ${got[i]}, should be ${expected.data[i]}`).toBeLessThanOrEqual(allowed)
+  }
+}
+
 /** The elements as numbers, those of 16-bit floats decoded. */
 export const numbers = (t: Tensor | null): number[] => {
   const { dtype } = t!
