@@ -85,7 +85,9 @@ export function loadError(root: string, cause: unknown): Error {
 function load(): Native {
   const root = dirname(dirname(fileURLToPath(import.meta.url)))
   try {
-    return createRequire(import.meta.url)('node-gyp-build')(root) as Native
+    const require = createRequire(import.meta.url)
+    const asked = process.env.POLYGRAD_NATIVE_PATH
+    return (asked ? require(asked) : require('node-gyp-build')(root)) as Native
   } catch (cause) {
     throw loadError(root, cause)
   }

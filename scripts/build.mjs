@@ -1,6 +1,7 @@
 // Builds the addon (build/Release/polygrad.node) through cmake-js, then writes lib/signatures.ts from what the addon says of itself.
 //   --cuda       with the CUDA backend: for the GPU that is here, or for every supported one where there is none
 //   --no-cuda    without it (default: with it when both nvcc and a GPU are here; POLYGRAD_CUDA=1 or 0 says the same)
+//   --cuda-on-cpu  also build/cuda-on-cpu/polygrad.node, for tests: the CUDA kernels compiled for the CPU
 //   --prebuild   also copies the addon, stripped, to prebuilds/linux-x64/, where npm users find it
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
@@ -20,8 +21,8 @@ function fail(message) {
 }
 
 for (const flag of flags)
-  if (!['--cuda', '--no-cuda', '--prebuild'].includes(flag))
-    fail(`unknown option ${flag} (--cuda, --no-cuda, --prebuild)`)
+  if (!['--cuda', '--no-cuda', '--cuda-on-cpu', '--prebuild'].includes(flag))
+    fail(`unknown option ${flag} (--cuda, --no-cuda, --cuda-on-cpu, --prebuild)`)
 
 /** What a command prints, or undefined when it is not there or fails. */
 function ask(command, ...args) {
@@ -70,6 +71,7 @@ try {
   for (const step of [
     ['configure', ...options],
     ['build', '--parallel', jobs],
+    ...(flags.has('--cuda-on-cpu') ? [['build', '--parallel', jobs, '--target', 'cuda_on_cpu']] : []),
   ])
     execFileSync(process.execPath, [cmakeJs, step[0], '--directory', root, '--log-level', 'error', ...step.slice(1)], {
       cwd: root,

@@ -2,6 +2,10 @@
 // The element types of a tensor, and how each is stored. Arithmetic on bf16 and f16 happens in float.
 #include <cstdint>
 #include "math/hd.h"
+#ifdef __CUDACC__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
 
 // The order is the numbering that lib/tensor.ts uses.
 enum class Dtype : int32_t { float32, float64, bfloat16, float16, int32, int64, uint8, boolean };
@@ -10,9 +14,13 @@ struct bf16 {
   uint16_t bits;
   bf16() = default;
   HD explicit bf16(float f) {
+#ifdef __CUDA_ARCH__
+    bits = __bfloat16_as_ushort(__float2bfloat16_rn(f));  // one instruction there
+#else
     uint32_t u = bitsFromFloat(f);
     uint32_t rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;  // to nearest, ties to even
     bits = (uint16_t)((u & 0x7fffffff) > 0x7f800000 ? (u >> 16) | 0x40 : rounded);
+#endif
   }
   HD operator float() const { return floatFromBits((uint32_t)bits << 16); }
 };
@@ -21,6 +29,9 @@ struct f16 {
   uint16_t bits;
   f16() = default;
   HD explicit f16(float f) {
+#ifdef __CUDA_ARCH__
+    bits = __half_as_ushort(__float2half_rn(f));
+#else
     uint32_t u = bitsFromFloat(f), sign = (u >> 16) & 0x8000, a = u & 0x7fffffff;
     if (a >= 0x47800000) {  // too large, infinite or NaN
       bits = (uint16_t)(sign | (a > 0x7f800000 ? 0x7e00 : 0x7c00));
@@ -29,8 +40,12 @@ struct f16 {
     } else {
       bits = (uint16_t)(sign | ((a - 0x38000000 + 0xfff + ((a >> 13) & 1)) >> 13));
     }
+#endif
   }
   HD operator float() const {
+#ifdef __CUDA_ARCH__
+    return __half2float(__ushort_as_half(bits));
+#else
     uint32_t sign = (uint32_t)(bits & 0x8000) << 16, a = bits & 0x7fff;
     if (a >= 0x7c00) return floatFromBits(sign | 0x7f800000 | ((a & 0x3ff) << 13));
     if (a < 0x400) {
@@ -38,6 +53,7 @@ struct f16 {
       return floatFromBits(sign | bitsFromFloat(m));
     }
     return floatFromBits(sign | ((a << 13) + 0x38000000));
+#endif
   }
 };
 

@@ -23,7 +23,7 @@ Completions::Completions(Napi::Env env) {
 
 Completions::~Completions() { napi_release_threadsafe_function(settle, napi_tsfn_abort); }
 
-Napi::Promise Completions::read(Napi::Env env, View from, Napi::TypedArray to) {
+Napi::Promise Completions::read(Napi::Env env, const Tensor& from, Napi::TypedArray to) {
   auto* p = new Pending{this, Napi::Promise::Deferred::New(env), Napi::Persistent(to.As<Napi::Object>()), {}};
   Napi::Promise promise = p->deferred.Promise();
   if (pending++ == 0) napi_ref_threadsafe_function(env, settle);
@@ -33,7 +33,7 @@ Napi::Promise Completions::read(Napi::Env env, View from, Napi::TypedArray to) {
     p->failure = failure;
     napi_call_threadsafe_function(p->owner->settle, p, napi_tsfn_blocking);
   };
-  backend(Device::cpu).download(from, host, {done, p});
+  backend(from.device()).download(from, host, {done, p});
   return promise;
 }
 
@@ -54,14 +54,14 @@ void Completions::onSettled(napi_env env, napi_value, void* context, void* data)
   }
 }
 
-void readNow(View from, void* to) {
+void readNow(const Tensor& from, void* to) {
   struct Wait {
     std::mutex mutex;
     std::condition_variable ready;
     bool done = false;
     std::string failure;
   } wait;
-  backend(Device::cpu)
+  backend(from.device())
       .download(from, to,
                 {[](void* context, const char* failure) {
                    auto& w = *(Wait*)context;

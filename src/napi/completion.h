@@ -7,6 +7,7 @@
 #include <string>
 
 #include "kernels.h"
+#include "tensor.h"
 
 // One for each JavaScript environment.
 class Completions {
@@ -15,7 +16,7 @@ class Completions {
   ~Completions();
 
   // Copies a contiguous tensor into an ArrayBuffer view, in stream order, and keeps the view alive meanwhile.
-  Napi::Promise read(Napi::Env env, View from, Napi::TypedArray to);
+  Napi::Promise read(Napi::Env env, const Tensor& from, Napi::TypedArray to);
 
  private:
   struct Pending;
@@ -25,4 +26,4 @@ class Completions {
 };
 
 // Waits on the calling thread. Throws the failure of an earlier kernel.
-void readNow(View from, void* to);
+void readNow(const Tensor& from, void* to);
