@@ -32,7 +32,7 @@ export const commands = {
       threads,
     },
     notes: [
-      'Writes DIR/metrics.jsonl (a line a step), DIR/checkpoints/step-00000100/ and DIR/report.html.',
+      'Writes DIR/metrics.jsonl (a line a step), DIR/samples.jsonl, DIR/checkpoints/step-00000100/ and DIR/report.html.',
       'Ctrl-C finishes the step, saves and stops; --resume then goes on with the same numbers, bit for bit.',
       'Exit status: 0 done, 1 the run failed, 2 bad arguments or a bad file.',
     ].join('\n'),
@@ -69,7 +69,7 @@ export const commands = {
       temperature: { rule: number({ min: 0 }), value: 'F', help: '0: always the likeliest token. Default 0.8.' },
       'top-k': { rule: integer(0), value: 'N', help: 'Choose among the N likeliest tokens; 0 (default): all.' },
       'top-p': {
-        rule: number({ above: 0, below: 1 + Number.EPSILON }),
+        rule: number({ above: 0, max: 1 }),
         value: 'F',
         help: 'Choose among the likeliest tokens that together have this probability. Default 1.',
       },

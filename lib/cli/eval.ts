@@ -40,7 +40,7 @@ export async function evalCommand({ positionals, options }: Arguments<typeof com
       ...(bits ? [`${bits.toPrecision(6)} bits a byte`] : []),
     ]
     console.log(
-      `loss ${loss} nats a token (${more.join(', ')}) over ${result.tokens} tokens in ${result.batches} batches`,
+      `loss ${loss} nats a token (${more.join(', ')}) over ${result.tokens} tokens in ${result.batches} ${result.batches === 1 ? 'batch' : 'batches'}`,
     )
   }
   return 0

@@ -9,7 +9,8 @@ const notThere = new Set(['ENOENT', 'EISDIR', 'ENOTDIR', 'EACCES'])
 export function statusOf(error: unknown): 1 | 2 {
   if (!(error instanceof Error)) return 1
   if (badInput.has(error.name)) return 2
-  const { code } = error as NodeJS.ErrnoException
+  const { code, doing = 'read' } = error as NodeJS.ErrnoException & { doing?: string }
+  if (doing !== 'read') return 1
   return code !== undefined && notThere.has(code) ? 2 : 1
 }
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 // polygrad's command line: finds the command, runs it, and turns what went wrong into one line and an exit status.
+import { diskError } from '../errors.ts'
 import { ConfigError, nearest } from '../nn/fields.ts'
 import { type Arguments, type Command, helpOf, readArguments, twoColumns } from './arguments.ts'
 import { type CommandName, commands } from './commands.ts'
@@ -42,7 +43,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     console.log(overview())
     return 0
   }
-  if (first === '--version') {
+  if (first === '--version' || first === '-v') {
     console.log(await version())
     return 0
   }
@@ -60,10 +61,11 @@ export async function main(argv: readonly string[]): Promise<number> {
   return run(args as Arguments<never>)
 }
 
-// A reader that went away (`polygrad generate | head`) is no failure of ours.
+// A reader that went away (`polygrad generate | head`) is no failure of ours, but a run that it cuts short is not done.
 process.stdout.on('error', (e: NodeJS.ErrnoException) => {
-  if (e.code === 'EPIPE') process.exit(0)
-  throw e
+  if (e.code === 'EPIPE') process.exit(process.argv[2] === 'train' ? 1 : 0)
+  console.error(`polygrad: ${oneLine(diskError('write', 'standard output', e))}`)
+  process.exit(1)
 })
 
 try {

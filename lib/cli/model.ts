@@ -1,5 +1,5 @@
 // Finds the model that a command's FOLDER means, with its tokenizer.
-import { existsSync } from 'node:fs'
+import { existsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { loadTokenizer, type Tokenizer } from '../data/tokenizer.ts'
 import { latestCheckpoint } from '../io/checkpoint.ts'
@@ -45,6 +45,8 @@ export async function loadModel(path: string, device: Device): Promise<FoundMode
 
 async function findFolder(path: string): Promise<string> {
   if (!existsSync(path)) throw new ConfigError(path, ' does not exist')
+  if (!statSync(path).isDirectory())
+    throw new ConfigError(path, ' is a file but must be a folder: a checkpoint, a run, or a model of Hugging Face')
   if (existsSync(join(path, 'config.json'))) return path
   for (const folder of [join(path, 'checkpoints'), path]) {
     if (!existsSync(folder)) continue

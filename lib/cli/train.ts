@@ -7,7 +7,7 @@ import { writeReport } from '../report/report.ts'
 import { type RunConfig, readRunConfig } from '../train/config.ts'
 import { type Estimate, estimate } from '../train/estimate.ts'
 import type { TrainEvent } from '../train/events.ts'
-import { readMetrics } from '../train/metrics.ts'
+import { readMetrics, readSamples } from '../train/metrics.ts'
 import { Trainer, type TrainerOptions } from '../train/trainer.ts'
 import type { Arguments } from './arguments.ts'
 import { twoColumns } from './arguments.ts'
@@ -24,12 +24,12 @@ export async function trainCommand({ positionals, options }: Arguments<typeof co
   const trainer = await Trainer.create(run, { out: options.out, device, resume: options.resume, sample })
   const progress = new Progress({ steps: run.train.steps, stream: process.stdout })
   const forget = stopOnSignals(trainer, progress)
-  const samples: { step: number; text: string }[] = []
   try {
     for await (const event of trainer) {
       show(event, progress, trainer, device)
-      if (event.kind === 'sample') samples.push(event)
-      if (event.kind === 'done') await report(trainer, event, samples, device)
+      if (event.kind === 'start' && options.resume && !event.resumed)
+        progress.note(`nothing was saved in ${trainer.checkpoints} yet: begins anew`)
+      if (event.kind === 'done') await report(trainer, event, device)
     }
   } finally {
     progress.end()
@@ -41,7 +41,6 @@ export async function trainCommand({ positionals, options }: Arguments<typeof co
 async function report(
   { run, out, model }: Trainer,
   done: Extract<TrainEvent, { kind: 'done' }>,
-  samples: readonly { step: number; text: string }[],
   device: string,
 ): Promise<void> {
   const path = join(out, 'report.html')
@@ -49,7 +48,7 @@ async function report(
     title: run.name,
     subtitle: `${cpus()[0]?.model.trim() ?? 'unknown processor'}, ${device}, ${new Date().toISOString().slice(0, 10)}`,
     metrics: readMetrics(join(out, 'metrics.jsonl')),
-    samples: samples.map(({ step, text }) => ({ step, prompt: '', text: text.trim() })),
+    samples: readSamples(join(out, 'samples.jsonl')).map(({ step, text }) => ({ step, text: text.trim() })),
     config: run,
     facts: [
       { name: 'parameters', value: count(model.parameterCount()) },
@@ -89,7 +88,10 @@ function show(event: TrainEvent, progress: Progress, trainer: Trainer, device: s
     case 'eval':
       break // it stands on the step's line
     case 'sample':
-      progress.note(`--- sample after ${event.step} steps\n${event.text.trim()}\n---`)
+      // Bytes that a terminal would obey are shown as what they are: not text.
+      progress.note(
+        `--- sample after ${event.step} steps\n${event.text.trim().replace(/[^\P{Cc}\n\t]/gu, '\uFFFD')}\n---`,
+      )
       break
     case 'checkpoint':
       progress.note(`saved ${event.path}`)

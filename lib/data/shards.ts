@@ -2,6 +2,7 @@
 import {
   closeSync,
   fstatSync,
+  fsyncSync,
   openSync,
   readFileSync,
   readSync,
@@ -10,6 +11,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs'
+import { diskError } from '../errors.ts'
 import { native } from '../native.ts'
 
 /** Token ids as they are stored. */
@@ -238,7 +240,7 @@ export function withinVocabulary(source: TokenSource, vocabSize: number): TokenS
 /**
  * Writes token ids as a plain `.bin` (uint16 when the vocabulary allows it, else uint32) and its sidecar. The file gets its
  * name when it is complete.
- * @throws DataError for an id that is not below `vocabSize`
+ * @throws DataError for an id that is not below `vocabSize`; DiskError for a full or failing disk; the old files stay
  */
 export async function writeShard(
   path: string,
@@ -247,9 +249,17 @@ export async function writeShard(
 ): Promise<ShardMeta> {
   const dtype = info.vocab_size <= 2 ** 16 ? 'uint16' : 'uint32'
   const temporary = `${path}.tmp-${process.pid}`
+  const temporaryMeta = `${metaPath(path)}.tmp-${process.pid}`
+  const writing = <R>(fn: () => R): R => {
+    try {
+      return fn()
+    } catch (e) {
+      throw diskError('write', path, e)
+    }
+  }
   let tokens = 0
   try {
-    const fd = openSync(temporary, 'w')
+    const fd = writing(() => openSync(temporary, 'w'))
     try {
       for await (const chunk of chunks) {
         const ids = dtype === 'uint16' ? Uint16Array.from(chunk) : Uint32Array.from(chunk)
@@ -260,20 +270,25 @@ export async function writeShard(
               `cannot hold token ${chunk[i]} at position ${tokens + i}: the vocabulary has ${info.vocab_size}`,
             )
         const bytes = new Uint8Array(ids.buffer)
-        for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at)
+        for (let at = 0; at < bytes.length; ) at += writing(() => writeSync(fd, bytes, at))
         tokens += ids.length
       }
+      writing(() => fsyncSync(fd))
     } finally {
       closeSync(fd)
     }
     const meta: ShardMeta = { dtype, vocab_size: info.vocab_size, tokenizer: info.tokenizer, tokens }
-    // An old sidecar must not describe the new file.
-    rmSync(metaPath(path), { force: true })
-    renameSync(temporary, path)
-    writeFileSync(metaPath(path), `${JSON.stringify(meta)}\n`)
+    writing(() => {
+      writeFileSync(temporaryMeta, `${JSON.stringify(meta)}\n`)
+      // An old sidecar must not describe the new file.
+      rmSync(metaPath(path), { force: true })
+      renameSync(temporary, path)
+      renameSync(temporaryMeta, metaPath(path))
+    })
     return meta
   } catch (e) {
     rmSync(temporary, { force: true })
+    rmSync(temporaryMeta, { force: true })
     throw e
   }
 }

@@ -1,10 +1,10 @@
 // Checkpoint folders that are whole or not there, whatever moment the process or the disk stops at.
 import { basename, dirname, join, resolve } from 'node:path'
+import { diskError } from '../errors.ts'
 import {
   checksum,
   type Disk,
   type DiskWriter,
-  diskError,
   readText,
   realDisk,
   rename,

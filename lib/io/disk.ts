@@ -1,7 +1,9 @@
 // Files that are either whole or not there: every write goes through here, and tests put a failing disk in its place.
-import { promises } from 'node:fs'
+import { mkdirSync, promises } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { crc32 } from 'node:zlib'
+import { DiskError, diskError } from '../errors.ts'
+import { ConfigError } from '../nn/fields.ts'
 
 /** An open file, as far as this library uses it. */
 export interface DiskFile {
@@ -23,40 +25,6 @@ export interface Disk {
 }
 
 export const realDisk: Disk = promises
-
-/** A disk that refused: full, broken, or not allowed. `code` is the system's, such as `ENOSPC`. */
-export class DiskError extends Error {
-  override readonly name = 'DiskError'
-  constructor(
-    readonly path: string,
-    readonly code: string,
-    message: string,
-    cause?: unknown,
-  ) {
-    super(message, { cause })
-  }
-}
-
-const plainWords: Record<string, string> = {
-  ENOSPC: 'no space left on the disk',
-  EDQUOT: 'the disk quota is used up',
-  EIO: 'the disk reports an input/output error',
-  EROFS: 'the disk is read-only',
-  EACCES: 'permission denied',
-  EPERM: 'not permitted',
-  ENOENT: 'no such file or folder',
-  ENOTDIR: 'a part of the path is not a folder',
-  EISDIR: 'it is a folder',
-  EFBIG: 'the file would be larger than the file system allows',
-  EMFILE: 'too many open files',
-}
-
-/** One clear line from a system error: what could not be done, to which path, why. Errors of other kinds pass unchanged. */
-export function diskError(doing: string, path: string, e: unknown): unknown {
-  const code = (e as NodeJS.ErrnoException | undefined)?.code
-  if (e instanceof DiskError || typeof code !== 'string' || !/^E[A-Z0-9]+$/.test(code)) return e
-  return new DiskError(path, code, `cannot ${doing} ${path}: ${plainWords[code] ?? (e as Error).message} (${code})`, e)
-}
 
 /** What was written: for a manifest. */
 export interface Written {
@@ -100,7 +68,7 @@ export class DiskWriter {
     } catch (e) {
       throw diskError('write', this.path, e)
     }
-    throw new DiskError(this.path, 'ESHORT', `cannot write ${this.path}: the disk took 0 of ${length} bytes`)
+    throw new DiskError('write', this.path, 'ESHORT', `the disk took 0 of ${length} bytes`)
   }
 
   /** Waits until the disk has everything, and closes. */
@@ -180,6 +148,22 @@ export async function syncFolder(disk: Disk, path: string): Promise<void> {
     }
   } catch (e) {
     throw diskError('write', path, e)
+  }
+}
+
+/**
+ * Makes a folder that the user named, where there is none.
+ * @param field what the user named it by, such as `--out`
+ * @throws ConfigError when the path cannot be a folder; DiskError when the disk is full or fails
+ */
+export function makeFolderOf(field: string, path: string): void {
+  try {
+    mkdirSync(path, { recursive: true })
+  } catch (e) {
+    const error = diskError('create', path, e)
+    if (error instanceof DiskError && ['EEXIST', 'ENOTDIR', 'EACCES', 'EROFS'].includes(error.code))
+      throw new ConfigError(field, `: ${error.message}`)
+    throw error
   }
 }
 

@@ -1,4 +1,6 @@
 // polygrad/io: weights, checkpoints and Hugging Face folders.
+
+export { DiskError } from '../errors.ts'
 export {
   type CheckpointFiles,
   checkpointName,
@@ -7,7 +9,7 @@ export {
   latestCheckpoint,
   writeCheckpoint,
 } from './checkpoint.ts'
-export { type Disk, DiskError, type DiskFile, DiskWriter, realDisk, type Written } from './disk.ts'
+export { type Disk, type DiskFile, DiskWriter, realDisk, type Written } from './disk.ts'
 export {
   fileEntries,
   fileTensors,

@@ -1,15 +1,7 @@
 // The safetensors format: named arrays in one file, or in shards with an index, read lazily and written whole or not at all.
 import { basename, dirname, join } from 'node:path'
-import {
-  type Disk,
-  type DiskFile,
-  type DiskWriter,
-  diskError,
-  readAt,
-  readText,
-  realDisk,
-  replaceFile,
-} from './disk.ts'
+import { diskError } from '../errors.ts'
+import { type Disk, type DiskFile, type DiskWriter, readAt, readText, realDisk, replaceFile } from './disk.ts'
 
 /** A tensor's type in a safetensors file, by its name in this library. */
 export type StoredDtype = 'float64' | 'float32' | 'bfloat16' | 'float16' | 'int64' | 'int32' | 'uint8' | 'bool'

@@ -25,12 +25,13 @@ export const integer = (min: number, max = Number.MAX_SAFE_INTEGER): Rule<number
   read: (v) => (Number.isSafeInteger(v) && (v as number) >= min && (v as number) <= max ? (v as number) : undefined),
 })
 
-/** A finite number; `above` excludes its bound, `min` includes it, `below` excludes its bound. */
-export const number = (limits: { min?: number; above?: number; below?: number } = {}): Rule<number> => {
+/** A finite number; `min` and `max` include their bounds, `above` and `below` do not. */
+export const number = (limits: { min?: number; max?: number; above?: number; below?: number } = {}): Rule<number> => {
   const words = [
     limits.min === undefined ? '' : ` of at least ${limits.min}`,
     limits.above === undefined ? '' : ` above ${limits.above}`,
     limits.below === undefined ? '' : ` below ${limits.below}`,
+    limits.max === undefined ? '' : ` at most ${limits.max}`,
   ].filter(Boolean)
   return {
     what: `a number${words.join(' and')}`,
@@ -39,7 +40,8 @@ export const number = (limits: { min?: number; above?: number; below?: number } 
       Number.isFinite(v) &&
       v >= (limits.min ?? Number.NEGATIVE_INFINITY) &&
       v > (limits.above ?? Number.NEGATIVE_INFINITY) &&
-      v < (limits.below ?? Number.POSITIVE_INFINITY)
+      v < (limits.below ?? Number.POSITIVE_INFINITY) &&
+      v <= (limits.max ?? Number.POSITIVE_INFINITY)
         ? v
         : undefined,
   }

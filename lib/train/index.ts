@@ -12,7 +12,15 @@ export {
 export { countParameters, type Estimate, estimate, flopsPerToken, type ParameterCounts } from './estimate.ts'
 export { type Evaluation, evaluate } from './evaluate.ts'
 export { NonFiniteError, type TrainEvent } from './events.ts'
-export { cutMetrics, MetricsWriter, metricsLine, readMetrics, type StepMetrics } from './metrics.ts'
+export {
+  cutMetrics,
+  MetricsWriter,
+  metricsLine,
+  readMetrics,
+  readSamples,
+  type Sample,
+  type StepMetrics,
+} from './metrics.ts'
 export { loadState, type Progress, type RunState, readRun, saveState } from './state.ts'
 export { type StepResult, TrainStep } from './step.ts'
 export { Trainer, type TrainerOptions } from './trainer.ts'

@@ -1,6 +1,7 @@
-// metrics.jsonl: one JSON object a step, appended while a run goes on, cut back when it resumes.
+// metrics.jsonl and samples.jsonl: one JSON object a step, appended while a run goes on, cut back when it resumes.
 import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs'
-import { type Disk, diskError, realDisk, replaceFile } from '../io/disk.ts'
+import { diskError } from '../errors.ts'
+import { type Disk, realDisk, replaceFile } from '../io/disk.ts'
 
 /** What one step has to tell. Further fields may stand beside these. */
 export interface StepMetrics {
@@ -26,6 +27,13 @@ export interface StepMetrics {
   act_coefficients?: (number[] | number[][])[]
 }
 
+/** What the model wrote: a line of samples.jsonl. */
+export interface Sample {
+  /** Steps done. */
+  step: number
+  text: string
+}
+
 /**
  * A step's line. A float32 value has as many digits as it takes to read that float32 back, any other number as many as
  * read back the double; what is not finite is null.
@@ -43,7 +51,7 @@ function shortest(x: number): number {
   return Number(x.toPrecision(9))
 }
 
-/** Appends to a metrics.jsonl. A line that the disk does not take whole is taken back. */
+/** Appends to a metrics.jsonl or samples.jsonl. A line that the disk does not take whole is taken back. */
 export class MetricsWriter {
   readonly #fd: number
   /** @throws DiskError when the file cannot be opened */
@@ -56,7 +64,7 @@ export class MetricsWriter {
   }
 
   /** @throws DiskError for a full or failing disk; the lines before are as they were */
-  write(metrics: StepMetrics): void {
+  write(metrics: StepMetrics | Sample): void {
     const bytes = new TextEncoder().encode(`${metricsLine(metrics)}\n`)
     const before = fstatSync(this.#fd).size
     try {
@@ -85,8 +93,8 @@ export class MetricsWriter {
   }
 }
 
-/** The lines of a metrics file; its last may be torn, and is then left out. */
-function readLines(path: string): { line: string; metrics: StepMetrics }[] {
+/** The lines of such a file; its last may be torn, and is then left out. */
+function readLines<T extends { step: number }>(path: string): { line: string; value: T }[] {
   let text: string
   try {
     text = readFileSync(path, 'utf8')
@@ -95,21 +103,21 @@ function readLines(path: string): { line: string; metrics: StepMetrics }[] {
     throw diskError('read', path, e)
   }
   const lines = text.split('\n')
-  const out: { line: string; metrics: StepMetrics }[] = []
+  const out: { line: string; value: T }[] = []
   for (const [i, line] of lines.entries()) {
     if (line === '') continue
-    const metrics = parseLine(line)
-    if (metrics) out.push({ line, metrics })
+    const value = parseLine<T>(line)
+    if (value) out.push({ line, value })
     else if (lines.slice(i + 1).some((later) => parseLine(later)))
-      throw new Error(`${path}:${i + 1}: is not the metrics of a step: ${line.slice(0, 60)}`)
+      throw new Error(`${path}:${i + 1}: is not the line of a step: ${line.slice(0, 60)}`)
   }
   return out
 }
 
-function parseLine(line: string): StepMetrics | undefined {
+function parseLine<T>(line: string): T | undefined {
   try {
-    const metrics = JSON.parse(line)
-    return Number.isSafeInteger(metrics?.step) ? metrics : undefined
+    const value = JSON.parse(line)
+    return Number.isSafeInteger(value?.step) ? value : undefined
   } catch {
     return undefined
   }
@@ -119,15 +127,18 @@ function parseLine(line: string): StepMetrics | undefined {
  * Reads a metrics.jsonl. A torn last line is left out; a missing file has no lines.
  * @throws Error naming file and line for anything else that is not a step's metrics
  */
-export const readMetrics = (path: string): StepMetrics[] => readLines(path).map(({ metrics }) => metrics)
+export const readMetrics = (path: string): StepMetrics[] => readLines<StepMetrics>(path).map(({ value }) => value)
+
+/** Reads a samples.jsonl in the same way. */
+export const readSamples = (path: string): Sample[] => readLines<Sample>(path).map(({ value }) => value)
 
 /**
- * Cuts a metrics.jsonl back to a checkpoint, for a run that resumes there: keeps the lines of steps below `steps`, as they
+ * Cuts a metrics.jsonl or samples.jsonl back to a checkpoint, for a run that resumes there: keeps the lines of steps below `steps`, as they
  * stand. The file is the old one or the new one at every moment.
  * @returns how many lines were kept
  */
 export async function cutMetrics(path: string, steps: number, disk: Disk = realDisk): Promise<number> {
-  const kept = readLines(path).filter(({ metrics }) => metrics.step < steps)
+  const kept = readLines(path).filter(({ value }) => value.step < steps)
   await replaceFile(disk, path, (writer) => writer.write(kept.map(({ line }) => `${line}\n`).join('')))
   return kept.length
 }

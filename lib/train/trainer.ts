@@ -6,7 +6,7 @@ import type { TokenSource } from '../data/shards.ts'
 import { loadTokens } from '../data/text.ts'
 import { loadTokenizer, type Tokenizer } from '../data/tokenizer.ts'
 import { latestCheckpoint } from '../io/checkpoint.ts'
-import type { Disk } from '../io/disk.ts'
+import { type Disk, makeFolderOf } from '../io/disk.ts'
 import { loadWeights } from '../io/huggingface.ts'
 import { ConfigError } from '../nn/fields.ts'
 import { Transformer } from '../nn/transformer.ts'
@@ -21,7 +21,7 @@ import { generatorAt, loadState, type Progress, type RunState, saveState } from 
 import { TrainStep } from './step.ts'
 
 export interface TrainerOptions {
-  /** The run's folder: metrics.jsonl and checkpoints/ go there. Default `runs/<run's name>`. */
+  /** The run's folder: metrics.jsonl, samples.jsonl and checkpoints/ go there. Default `runs/<run's name>`. */
   out?: string
   device?: Device
   /** Go on from the newest whole checkpoint in `out`; from the beginning when nothing was saved yet. */
@@ -115,7 +115,7 @@ export class Trainer implements AsyncIterable<TrainEvent> {
     const state: RunState = { run, model, optimizer, tokenizer }
     const progress = found ? await loadState(found.path, state) : { step: 0, tokens: 0, position: 0 }
     const movedTo = options.resume ? undefined : moveAside(out)
-    mkdirSync(out, { recursive: true })
+    makeFolderOf('--out', out)
     return new Trainer({ ...state, out, data, val }, options, progress, { resumed: found, movedTo })
   }
 
@@ -127,6 +127,10 @@ export class Trainer implements AsyncIterable<TrainEvent> {
   /** The checkpoints' folder. */
   get checkpoints(): string {
     return join(this.out, 'checkpoints')
+  }
+
+  get #samples(): string {
+    return join(this.out, 'samples.jsonl')
   }
 
   /** Finishes the step that runs, saves, and ends the iteration with a `done` event that is not `complete`. */
@@ -147,13 +151,15 @@ export class Trainer implements AsyncIterable<TrainEvent> {
     const began = performance.now()
     const path = join(this.out, 'metrics.jsonl')
     await cutMetrics(path, this.step)
+    // The sample of the step where it resumes is written again.
+    if (existsSync(this.#samples)) await cutMetrics(this.#samples, this.step)
     const metrics = new MetricsWriter(path)
     const step = new TrainStep(this.model, this.optimizer)
     const last: { loss?: number; val_loss?: number } = {}
     const due = (every: number) => every > 0 && (this.step % every === 0 || this.step === train.steps)
     try {
       yield this.#start
-      if (this.step === 0 && train.sample_every > 0) yield* this.#sample()
+      if (due(train.sample_every)) yield* this.#sample()
       this.model.train()
       while (this.step < train.steps && !this.#stopping) {
         const line = await this.#trainStep(step, metrics)
@@ -192,7 +198,7 @@ export class Trainer implements AsyncIterable<TrainEvent> {
     const lr = this.#schedule(before.step)
     const { finite, ...found } = await step.run(batches, { lr, maxNorm: train.grad_clip })
     if (!finite) {
-      const checkpoint = await this.#write(metrics)
+      const checkpoint = await this.#write(metrics).catch(() => undefined) // what stopped the run is the news
       throw new NonFiniteError(before.step, found.loss, found.grad_norm, checkpoint)
     }
     const fresh = train.grad_accum * train.micro_batch_size * train.seq_len
@@ -203,8 +209,14 @@ export class Trainer implements AsyncIterable<TrainEvent> {
 
   async *#sample(): AsyncGenerator<TrainEvent> {
     if (!this.#options.sample) return
-    const text = await this.#options.sample(this.model, this.tokenizer, this.step)
-    yield { kind: 'sample', step: this.step, text }
+    const sample = { step: this.step, text: await this.#options.sample(this.model, this.tokenizer, this.step) }
+    const file = new MetricsWriter(this.#samples)
+    try {
+      file.write(sample)
+    } finally {
+      file.close()
+    }
+    yield { kind: 'sample', ...sample }
   }
 
   // Saves, unless this very step was saved before.
@@ -259,7 +271,9 @@ async function findCheckpoint(out: string) {
 
 /** Moves what an earlier run wrote in its folder into a folder in it. @returns that folder, or undefined */
 function moveAside(out: string): string | undefined {
-  const old = ['metrics.jsonl', 'checkpoints', 'report.html'].filter((name) => existsSync(join(out, name)))
+  const old = ['metrics.jsonl', 'samples.jsonl', 'checkpoints', 'report.html'].filter((name) =>
+    existsSync(join(out, name)),
+  )
   if (old.length === 0) return undefined
   const taken = readdirSync(out).map((name) => Number(/^previous-(\d+)$/.exec(name)?.[1] ?? 0))
   const folder = join(out, `previous-${Math.max(0, ...taken) + 1}`)

@@ -1,7 +1,10 @@
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { commands } from '../../lib/cli/commands.ts'
-import { onlyLine, polygrad } from './program.ts'
+import { onlyLine, polygrad, start, temporaryFolder } from './program.ts'
+
+const main = import.meta.filename
 
 test('--help of the program and of every command', async () => {
   const all = await polygrad('--help')
@@ -35,6 +38,12 @@ describe('bad arguments: status 2 and one line that names the nearest', () => {
     [['eval', '.'], '--data is missing'],
     [['prepare', 'x.txt'], '--out is missing'],
     [['prepare', 'x.txt', '--out', 'x.txt'], '--out is "x.txt" but must end in .bin'],
+    [
+      ['prepare', main, '--out', `${main}/x.bin`],
+      `--out: cannot create ${main}: there is a file of that name (EEXIST)`,
+    ],
+    [['eval', main, '--data', main], `${main} is a file but must be a folder`],
+    [['generate', '.', '--top-p', '2'], '--top-p is 2 but must be a number above 0 and at most 1'],
     [['doctor', 'well'], '"well" is one argument too many'],
     [['generate', '/nonexistent'], '/nonexistent does not exist'],
     [['train', '/nonexistent.json'], '/nonexistent.json does not exist'],
@@ -49,5 +58,31 @@ describe('bad arguments: status 2 and one line that names the nearest', () => {
     const { status, stderr } = await polygrad()
     expect(status).toBe(2)
     expect(stderr).toContain('prepare')
+  })
+})
+
+describe('a disk that takes nothing more', () => {
+  const folder = temporaryFolder()
+
+  test('a log on a full disk: status 1 and one line', async () => {
+    const { status, stderr } = await start(['doctor'], { stdout: '/dev/full' }).ended
+    expect(onlyLine(stderr)).toBe('polygrad: cannot write standard output: no space left on the disk (ENOSPC)')
+    expect(status).toBe(1)
+  })
+
+  test('prepare leaves the old files as they were', async () => {
+    const [text, out] = [join(folder, 'text.txt'), join(folder, 'x.bin')]
+    writeFileSync(text, 'short')
+    expect(await polygrad('prepare', text, '--out', out)).toMatchObject({ status: 0 })
+    const before = readdirSync(folder).map((name) => [name, readFileSync(join(folder, name), 'utf8')])
+    const long = join(folder, 'long.txt')
+    writeFileSync(long, 'x'.repeat(5000))
+    const { status, stderr } = await start(['prepare', long, '--out', out], { largestFile: 4096 }).ended
+    expect(onlyLine(stderr)).toBe(
+      `polygrad: cannot write ${out}: the file would be larger than the system allows (EFBIG)`,
+    )
+    expect(status).toBe(1)
+    rmSync(long)
+    expect(readdirSync(folder).map((name) => [name, readFileSync(join(folder, name), 'utf8')])).toEqual(before)
   })
 })

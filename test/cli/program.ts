@@ -15,11 +15,24 @@ export interface Ended {
   stderr: string
 }
 
+interface Circumstances {
+  cwd?: string
+  env?: Record<string, string>
+  /** No file may grow beyond so many bytes (a multiple of 512): a full disk without a disk to fill. */
+  largestFile?: number
+  /** A file that standard output goes to. */
+  stdout?: string
+}
+
 /** Starts `polygrad ...`; `ended` resolves when it has ended. */
-export function start(args: readonly string[], options: { cwd?: string; env?: Record<string, string> } = {}) {
-  const child = spawn(process.execPath, [main, ...args], {
-    cwd: options.cwd,
-    env: { ...process.env, ...options.env },
+export function start(args: readonly string[], options: Circumstances = {}) {
+  const { cwd, env, largestFile, stdout } = options
+  const limit = largestFile === undefined ? '' : `ulimit -f ${largestFile / 512} && `
+  const shell = ['-c', `${limit}exec "$@"${stdout ? ` > ${stdout}` : ''}`, 'sh', process.execPath]
+  const [program, first] = limit || stdout ? ['sh', shell] : [process.execPath, []]
+  const child = spawn(program!, [...(first as string[]), main, ...args], {
+    cwd,
+    env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   const out = { stdout: '', stderr: '' }

@@ -2,7 +2,6 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import ts from 'typescript'
 import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import {
   type CheckpointFiles,
@@ -276,24 +275,13 @@ test('the crash model is not blind: without the syncs it loses a checkpoint', as
 })
 
 describe('SIGKILL', () => {
-  /** The library's files as JavaScript, since the oldest Node we run on does not read TypeScript. */
-  function compile(): string {
-    const out = join(root, 'compiled')
-    mkdirSync(join(out, 'io'), { recursive: true })
-    writeFileSync(join(out, 'package.json'), '{"type":"module"}')
-    for (const name of ['disk', 'safetensors', 'checkpoint']) {
-      const source = readFileSync(new URL(`../../lib/io/${name}.ts`, import.meta.url), 'utf8')
-      const compilerOptions = {
-        module: ts.ModuleKind.ESNext,
-        target: ts.ScriptTarget.ES2022,
-        rewriteRelativeImportExtensions: true,
-      }
-      writeFileSync(join(out, 'io', `${name}.js`), ts.transpileModule(source, { compilerOptions }).outputText)
-    }
+  function program(): string {
+    const path = join(root, 'save.mjs')
+    const checkpoint = new URL('../../dist/io/checkpoint.js', import.meta.url).href
     writeFileSync(
-      join(out, 'main.js'),
+      path,
       `import { writeSync } from 'node:fs'
-      import { writeCheckpoint } from './io/checkpoint.js'
+      import { writeCheckpoint } from '${checkpoint}'
       const [folder, first] = process.argv.slice(2)
       for (let step = Number(first); ; step++) {
         const data = new Float32Array(200_000).fill(step)
@@ -307,7 +295,7 @@ describe('SIGKILL', () => {
         writeSync(1, step + '\\n')
       }`,
     )
-    return join(out, 'main.js')
+    return path
   }
   /** Lets a child save checkpoints and kills it some time after its first; returns the last step that it said it had saved. */
   async function killAfter(main: string, first: number, wait: number): Promise<number> {
@@ -328,7 +316,7 @@ describe('SIGKILL', () => {
     return Number(said.trim().split('\n').at(-1))
   }
   test('at random moments: the last checkpoint that was announced, or a newer, is found whole', async () => {
-    const main = compile()
+    const main = program()
     let step = 0
     let unfinished = 0
     for (let round = 0; round < 12; round++) {

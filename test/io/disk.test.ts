@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { afterAll, describe, expect, test } from 'vitest'
-import { checksum, type Disk, DiskError, readAt, realDisk, replaceFile, writeFile } from '../../lib/io/disk.ts'
+import { DiskError } from '../../lib/errors.ts'
+import { checksum, type Disk, readAt, realDisk, replaceFile, writeFile } from '../../lib/io/disk.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'polygrad-disk-'))
 afterAll(() => rmSync(folder, { recursive: true }))

@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterAll, describe, expect, test } from 'vitest'
-import { DiskError, realDisk } from '../../lib/io/disk.ts'
+import { DiskError } from '../../lib/errors.ts'
+import { realDisk } from '../../lib/io/disk.ts'
 import { cutMetrics, MetricsWriter, metricsLine, readMetrics, type StepMetrics } from '../../lib/train/metrics.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'polygrad-metrics-'))
@@ -71,7 +72,7 @@ describe('a file', () => {
       expect(readMetrics(path).length).toBe(5)
     }
     appendFileSync(path, `\n${metricsLine(metrics(6))}\n`)
-    expect(() => readMetrics(path)).toThrow(`${path}:6: is not the metrics of a step: null`)
+    expect(() => readMetrics(path)).toThrow(`${path}:6: is not the line of a step: null`)
     writeFileSync(path, whole)
   })
   test('is cut back to a checkpoint, byte for byte', async () => {

@@ -2,7 +2,7 @@ import { cpSync, existsSync, readdirSync, readFileSync, statSync, truncateSync, 
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { readMetrics, type StepMetrics } from '../../lib/train/metrics.ts'
+import { readMetrics, readSamples, type StepMetrics } from '../../lib/train/metrics.ts'
 import { onlyLine, polygrad, start, temporaryFolder } from '../cli/program.ts'
 import { moe, pattern, small, writeRun, writeTokens } from './runs.ts'
 
@@ -56,6 +56,11 @@ describe('stopping after 7 steps and going on gives the same bits as never stopp
     expect(lines(halves)).toEqual(lines(whole))
     expect(lines(`${halves}-cut`)).toEqual(lines(whole))
     expect(weights(`${halves}-cut`, 20).equals(weights(whole, 20))).toBe(true)
+    if (!name.includes('samples')) return
+    const written = readSamples(join(whole, 'samples.jsonl'))
+    expect(written.map((s) => s.step)).toEqual([0, 5, 10, 15, 20])
+    expect(readSamples(join(`${halves}-cut`, 'samples.jsonl'))).toEqual(written)
+    expect(readFileSync(join(`${halves}-cut`, 'report.html'), 'utf8')).toContain('What the model writes')
   })
 })
 
@@ -100,6 +105,27 @@ test('Ctrl-C finishes the step, saves, and ends with 0; --resume goes on to the 
   const whole = join(folder, 'interrupted-whole')
   await train(run, whole)
   expect(lines(out)).toEqual(lines(whole))
+})
+
+test('a full disk: status 1, one line, and the last good checkpoint goes on', async () => {
+  const run = runOf('full', { train: { steps: 30, save_every: 10 } })
+  const [out, whole] = [join(folder, 'full'), join(folder, 'full-whole')]
+  await train(run, whole)
+  const { child, ended } = start(['train', run, '--out', out, '--device', 'cpu'])
+  while (child.exitCode === null && !existsSync(join(out, 'checkpoints', 'step-00000010'))) await sleep(2)
+  child.kill('SIGKILL')
+  await ended
+  for (let i = 0; i < 2; i++) {
+    const full = await start(['train', run, '--out', out, '--resume'], { largestFile: 32768 }).ended
+    expect(full).toMatchObject({ status: 1, signal: null })
+    expect(onlyLine(full.stderr)).toMatch(
+      /cannot write .*optimizer.safetensors: the file would be larger .* \(EFBIG\)$/,
+    )
+  }
+  expect(readdirSync(join(out, 'checkpoints')).filter((name) => name.includes('.tmp'))).toEqual([])
+  await train(run, out, '--resume')
+  expect(lines(out)).toEqual(lines(whole))
+  expect(weights(out, 30).equals(weights(whole, 30))).toBe(true)
 })
 
 describe('checkpoints that cannot be used', () => {
