@@ -1,9 +1,15 @@
 // The device: which one, its streams and memory, and what crosses between it and the host.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "core/check.h"
 #include "core/memory.h"
+#include "device/failure.cuh"
 #include "kernels.h"
 #include "stream.h"
 
@@ -33,6 +39,42 @@ cudaStream_t stream() {
   thread_local cudaStream_t mine = nullptr;
   if (!mine) checkCuda(cudaStreamCreateWithFlags(&mine, cudaStreamNonBlocking), "cudaStreamCreate");
   return mine;
+}
+
+namespace {
+
+using Said = std::pair<const char*, const char*>;  // sentence and op
+std::mutex saidMutex;
+std::vector<Said>& said() {
+  static auto& all = *new std::vector<Said>;
+  return all;
+}
+
+FailureRecord* failureRecord() {
+  thread_local FailureRecord* mine = nullptr;
+  if (!mine) {
+    checkCuda(cudaMalloc((void**)&mine, sizeof(FailureRecord)), "cudaMalloc");
+    checkCuda(cudaMemsetAsync(mine, 0, sizeof(FailureRecord), stream()), "cudaMemset");
+  }
+  return mine;
+}
+
+std::string sentenceOf(const FailureRecord& record) {
+  if (!record.sentence) return "";
+  std::lock_guard lock(saidMutex);
+  auto [sentence, op] = said().at(record.sentence - 1);
+  return filled(sentence, op, record.at, record.value, record.limit);
+}
+
+}  // namespace
+
+Failure failure(const char* sentence, const char* op) {
+  thread_local unsigned launch = 0;
+  std::lock_guard lock(saidMutex);
+  auto& all = said();
+  size_t i = std::find(all.begin(), all.end(), Said(sentence, op)) - all.begin();
+  if (i == all.size()) all.emplace_back(sentence, op);
+  return {failureRecord(), ++launch, (unsigned)i + 1};
 }
 
 void launched(const char* name) {
@@ -66,8 +108,11 @@ void upload(const void* host, View to) {
 void download(View from, void* host, Done done) {
   size_t bytes = from.size() * dtypeSize(from.dtype);
   if (bytes) checkCuda(cudaMemcpyAsync(host, from.data, bytes, cudaMemcpyDeviceToHost, stream()), "download");
+  FailureRecord record{};
+  checkCuda(cudaMemcpyAsync(&record, failureRecord(), sizeof record, cudaMemcpyDeviceToHost, stream()), "download");
+  checkCuda(cudaMemsetAsync(failureRecord(), 0, sizeof record, stream()), "download");
   cudaError_t status = cudaStreamSynchronize(stream());
-  done.call(done.context, status == cudaSuccess ? "" : cudaGetErrorString(status));
+  done.call(done.context, status == cudaSuccess ? sentenceOf(record).c_str() : cudaGetErrorString(status));
 }
 
 }  // namespace cuda

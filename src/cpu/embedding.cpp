@@ -2,7 +2,7 @@
 // Rows of a table by their numbers, and the gradient of the table.
 #include <cstring>
 
-#include "core/check.h"
+#include "core/sentences.h"
 #include "cpu/blocks.h"
 #include "cpu/indices.h"
 #include "cpu/pool.h"
@@ -27,8 +27,7 @@ void embedding(View ids, View weight, View y) {
       }
     }
   });
-  if (checked.bad >= 0)
-    fail(text("embedding: ids[", checked.bad, "] is ", checked.value, ", but the vocabulary has ", weight.shape[0]));
+  if (checked.bad >= 0) fail(filled(sentence::vocabulary, "embedding", checked.bad, checked.value, weight.shape[0]));
 }
 
 namespace {

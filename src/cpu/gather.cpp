@@ -2,7 +2,7 @@
 // Elements chosen by index, and their gradients: every element of a gradient is added up by one chunk, in order.
 #include <algorithm>
 
-#include "core/check.h"
+#include "core/sentences.h"
 #include "cpu/blocks.h"
 #include "cpu/indices.h"
 #include "cpu/pool.h"
@@ -23,9 +23,8 @@ int64_t rowStart(const View& x, int64_t row) {
 }
 int64_t stepOf(const View& x) { return x.rank ? x.stride[x.rank - 1] : 1; }
 
-void report(const Indices& checked, const char* name, const char* list, int64_t limit) {
-  if (checked.bad >= 0)
-    fail(text(name, ": ", list, "[", checked.bad, "] is ", checked.value, ", but the axis has ", limit));
+void report(const Indices& checked, const char* sentence, const char* op, int64_t limit) {
+  if (checked.bad >= 0) fail(filled(sentence, op, checked.bad, checked.value, limit));
 }
 
 template <class T>
@@ -94,7 +93,7 @@ void gather(View x, View index, int64_t inner, View y) {
     checked.value = checkedIndices(found, 0).value;
     checked.bad = first;
   }
-  report(checked, "gather", "index", length);
+  report(checked, sentence::indexOnAxis, "gather", length);
 }
 
 void scatterAdd(View index, View dy, View dx) {
@@ -139,7 +138,7 @@ void indexSelect(View x, View ids, View y) {
       }
     });
   });
-  report(checked, "indexSelect", "ids", length);
+  report(checked, sentence::idOnAxis, "indexSelect", length);
 }
 
 void indexAdd(View ids, View dy, View dx) {
@@ -182,8 +181,7 @@ void oneHot(View ids, View y) {
       }
     });
   });
-  if (checked.bad >= 0)
-    fail(text("oneHot: ids[", checked.bad, "] is ", checked.value, ", but there are ", classes, " classes"));
+  report(checked, sentence::idOfClasses, "oneHot", classes);
 }
 
 void cumsum(View x, bool reverse, View y) {

@@ -4,7 +4,7 @@
 #include <memory>
 #include <utility>
 
-#include "core/check.h"
+#include "core/sentences.h"
 #include "cpu/blocks.h"
 #include "cpu/indices.h"
 #include "cpu/pool.h"
@@ -18,8 +18,7 @@ namespace {
 constexpr double nan = __builtin_nan("");
 
 void report(const Indices& targets, int64_t classes, const char* op) {
-  if (targets.bad >= 0)
-    fail(text(op, ": targets[", targets.bad, "] is ", targets.value, ", but there are ", classes, " classes"));
+  if (targets.bad >= 0) fail(filled(sentence::targetOfClasses, op, targets.bad, targets.value, classes));
 }
 
 // The mean of the rows' losses, added up in order.

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/sentences.h"
 #include "cpu/packed.h"
 #include "cpu/product.h"
 #include "cpu/stream.h"
@@ -52,8 +53,7 @@ std::vector<int32_t> positions(const View& order, const char* op) {
   std::vector<bool> seen(n, false);
   for (int64_t i = 0; i < n; i++) {
     if (o[i] < 0 || o[i] >= n || seen[o[i]]) {
-      cpu::fail(std::string(op) + ": order[" + std::to_string(i) + "] is " + std::to_string(o[i]) +
-                ", but order should hold each number from 0 to " + std::to_string(n - 1) + " once");
+      cpu::fail(filled(sentence::orderOnce, op, i, o[i], n - 1));
       return at;
     }
     seen[o[i]] = true;
@@ -67,8 +67,7 @@ bool orderInRange(const View& order, const char* op) {
   const int64_t n = order.size();
   for (int64_t i = 0; i < n; i++)
     if (o[i] < 0 || o[i] >= n) {
-      cpu::fail(std::string(op) + ": order[" + std::to_string(i) + "] is " + std::to_string(o[i]) +
-                ", but should be from 0 to " + std::to_string(n - 1));
+      cpu::fail(filled(sentence::orderInRange, op, i, o[i], n - 1));
       return false;
     }
   return true;
@@ -79,9 +78,7 @@ bool offsetsFit(const View& offsets, int64_t rows, const char* op) {
   const int64_t experts = offsets.size() - 1;
   bool fits = o[0] == 0 && o[experts] == rows;
   for (int64_t e = 0; e < experts; e++) fits &= o[e] <= o[e + 1];
-  if (!fits)
-    cpu::fail(std::string(op) + ": offsets should rise from 0 to the " + std::to_string(rows) +
-              " rows of x, but go from " + std::to_string(o[0]) + " to " + std::to_string(o[experts]));
+  if (!fits) cpu::fail(filled(sentence::offsetsOfRows, op, o[0], o[experts], rows));
   return fits;
 }
 
@@ -241,9 +238,7 @@ void groupByExpert(View experts, View order, View offsets) {
   for (int64_t e = 0; e < count; e++) next[e + 1] += next[e];
   for (int64_t e = 0; e <= count; e++) offsets.as<int32_t>()[e] = next[e];
   for (int64_t i = 0; i < n; i++) order.as<int32_t>()[next[of(i)]++] = (int32_t)i;
-  if (bad >= 0)
-    cpu::fail("groupByExpert: experts[" + std::to_string(bad) + "] is " + std::to_string(expert[bad]) +
-              ", but there are " + std::to_string(count) + " experts");
+  if (bad >= 0) cpu::fail(filled(sentence::expert, "groupByExpert", bad, expert[bad], count));
 }
 
 void gatherRows(View x, View order, View y) {

@@ -3,7 +3,7 @@
 // floats.
 #include <vector>
 
-#include "core/check.h"
+#include "core/sentences.h"
 #include "core/view.h"
 #include "cpu/blocks.h"
 #include "cpu/pool.h"
@@ -33,12 +33,11 @@ inline std::vector<Piece> piecesOf(const View& offsets, int64_t rows, int64_t gr
   int64_t sets = offsets.size() - 1;
   for (int64_t i = 0; i < sets; i++)
     if (at[i] > at[i + 1]) {
-      fail(text(op, ": offsets[", i + 1, "] is ", at[i + 1], ", but the one before it is ", at[i]));
+      fail(filled(sentence::offsetsFall, op, i + 1, at[i + 1], at[i]));
       return {};
     }
   if (at[0] != 0 || at[sets] != rows) {
-    fail(text(op, ": offsets run from ", at[0], " to ", at[sets], ", but should run from 0 to the number of rows, ",
-              rows));
+    fail(filled(sentence::offsetsRange, op, at[0], at[sets], rows));
     return {};
   }
   for (int64_t set = 0; set < sets; set++) cut(at[set], at[set + 1], (int)set);
