@@ -1,0 +1,68 @@
+#pragma once
+// Matrix products on the device: what one is, and which kernel makes it.
+#include <cstdint>
+
+#include "core/matrix.h"
+#include "device/failure.cuh"
+#include "math/elementwise.h"
+
+namespace cuda {
+
+// A matrix as it lies in memory; `transposed`: its columns in order (see MatrixLayout).
+struct Operand {
+  const void* data = nullptr;
+  int64_t step = 1;  // elements from one stored row (or column) to the next
+  bool transposed = false;
+};
+
+struct BatchAxis {
+  int length;
+  int64_t a, b, y;  // strides in elements
+};
+
+// Groups of rows of a, or of the depth, each with its own matrix b, or its own y. Where they begin only the device
+// knows.
+enum class Grouped { no, rows, depth };
+
+// pre = alpha (sum of a @ b) + beta y + bias,  y = activation(pre) + residual
+// a (m, k), b (k, n), y (m, n) in rows of `yStep`: that of each place of the kept axes is the sum over all places of
+// the summed ones.
+struct Product {
+  Dtype type = Dtype::float32;  // of a and b
+  Dtype out = Dtype::float32;   // of y: the same, or float32
+  int m = 0, n = 0, k = 0;
+  Operand a, b;
+  void* y = nullptr;
+  int64_t yStep = 0;
+  double alpha = 1, beta = 0;
+
+  int kept = 0, summed = 0;  // batch axes: first those of y, then those that are summed
+  BatchAxis axes[maxRank - 2] = {};
+  int64_t batch = 1, sums = 1;  // their lengths multiplied
+
+  // rows: a's rows offsets[g] to offsets[g + 1] times b + g * groupStride. depth: a's columns and b's rows offsets[g]
+  // to offsets[g + 1] give y + g * groupStride. No batch axes then.
+  Grouped grouped = Grouped::no;
+  const int32_t* offsets = nullptr;
+  int groups = 1;
+  int64_t groupStride = 0;
+  Failure failure{};  // offsets that do not rise from 0 to the number of rows
+
+  // Where any of these is given there are no batch axes and no groups, and y is contiguous.
+  const void* bias = nullptr;      // (n), in the compute type
+  void* pre = nullptr;             // (m, n), as y
+  const void* residual = nullptr;  // (m, n), as y
+  bool activates = false;
+  UnaryOp activation = UnaryOp::relu;
+
+  // The depth is cut in so many parts, each of which makes a y of its own in float; partsStride elements apart.
+  int parts = 1;
+  int64_t partsStride = 0;
+};
+
+// Makes the product with the kernel that suits it best.
+void multiply(const Product& p);
+
+void gemmFloat(const Product& p);
+
+}  // namespace cuda

@@ -1,0 +1,37 @@
+// Products of groups of rows, each with its own matrix: the layers of experts, and the gradients of their weights.
+#include "gemm.h"
+#include "kernels.h"
+#include "stream.h"
+
+namespace cuda {
+
+void groupedMatmul(View x, View w, View offsets, View y) {
+  Product p;
+  p.type = x.dtype, p.out = y.dtype;
+  p.m = (int)x.shape[0], p.n = (int)y.shape[1], p.k = (int)x.shape[1];
+  const MatrixLayout lw = matrixLayout(w.shape[1], w.shape[2], w.stride[1], w.stride[2]);
+  p.a = {x.data, p.k, false};
+  p.b = {w.data, lw.step, lw.transposed};
+  p.y = y.data, p.yStep = p.n;
+  p.grouped = Grouped::rows;
+  p.offsets = offsets.as<int32_t>();
+  p.groups = (int)w.shape[0], p.groupStride = w.stride[0];
+  p.failure = failure(sentence::offsetsOfRows, "groupedMatmul");
+  multiply(p);
+}
+
+void groupedMatmulGradWeight(View x, View dy, View offsets, View dw) {
+  Product p;
+  p.type = x.dtype, p.out = dw.dtype;
+  p.m = (int)dw.shape[1], p.n = (int)dw.shape[2], p.k = (int)x.shape[0];
+  p.a = {dy.data, p.m, true};
+  p.b = {x.data, p.n, false};
+  p.y = dw.data, p.yStep = p.n;
+  p.grouped = Grouped::depth;
+  p.offsets = offsets.as<int32_t>();
+  p.groups = (int)dw.shape[0], p.groupStride = (int64_t)p.m * p.n;
+  p.failure = failure(sentence::offsetsOfRows, "groupedMatmul");
+  multiply(p);
+}
+
+}  // namespace cuda
