@@ -11,7 +11,8 @@ const cudaOnCpu = (name: string, env: Record<string, string>) => ({
     include: ['test/{ops,nn,optim,cuda-on-cpu}/*.test.ts'],
     env: {
       POLYGRAD_TEST_DEVICE: 'cuda',
-      POLYGRAD_NATIVE_PATH: fileURLToPath(new URL('build/cuda-on-cpu/polygrad.node', import.meta.url)),
+      POLYGRAD_NATIVE_PATH:
+        process.env.POLYGRAD_MUTANT || fileURLToPath(new URL('build/cuda-on-cpu/polygrad.node', import.meta.url)),
       ...env,
     },
   },

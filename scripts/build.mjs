@@ -1,8 +1,9 @@
 // Builds the addon (build/Release/polygrad.node) through cmake-js, then writes lib/signatures.ts from what the addon says of itself.
 //   --cuda       with the CUDA backend: for the GPU that is here, or for every supported one where there is none
+//                (POLYGRAD_CUDA_ARCHITECTURES, as CMake writes them, asks for others: `80-real;90a-real`)
 //   --no-cuda    without it (default: with it when both nvcc and a GPU are here; POLYGRAD_CUDA=1 or 0 says the same)
 //   --cuda-on-cpu  also build/cuda-on-cpu/polygrad.node, for tests: the CUDA kernels compiled for the CPU
-//   --prebuild   also copies the addon, stripped, to prebuilds/linux-x64/, where npm users find it
+//   --prebuild   for every architecture; also copies the addon, stripped, to prebuilds/linux-x64/, where npm users find it
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -40,8 +41,9 @@ function architecturesHere() {
   return [...new Set(capabilities.map((c) => `${c.replace('.', '')}${Number(c) >= 9 ? 'a' : ''}-real`))]
 }
 
+const { POLYGRAD_CUDA_ARCHITECTURES: wanted } = process.env
 const nvcc = ['nvcc', '/usr/local/cuda/bin/nvcc'].find((path) => ask(path, '--version'))
-const architectures = architecturesHere()
+const architectures = wanted?.split(';') ?? (flags.has('--prebuild') ? [] : architecturesHere())
 const asked = flags.has('--cuda') || process.env.POLYGRAD_CUDA === '1'
 const refused = flags.has('--no-cuda') || process.env.POLYGRAD_CUDA === '0'
 const cuda = !refused && (asked || (nvcc !== undefined && architectures.length > 0))
