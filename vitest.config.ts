@@ -1,14 +1,20 @@
+import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { defineConfig } from 'vitest/config'
 
 const report = process.env.TEST_REPORT
+
+// What is run on every device: the tests that take the default one.
+const onEveryDevice = ['test/{ops,nn,optim,cuda-on-cpu}/*.test.ts']
+// A GPU: here, or asked for by `--project cuda`, which then shows every test as skipped where there is none.
+const gpu = existsSync('/dev/nvidiactl') || process.argv.includes('cuda')
 
 // The kernels of cuda/, run by test/cuda-on-cpu/ on a machine without a GPU: the same tests, on the device cuda.
 const cudaOnCpu = (name: string, env: Record<string, string>) => ({
   extends: true as const,
   test: {
     name,
-    include: ['test/{ops,nn,optim,cuda-on-cpu}/*.test.ts'],
+    include: onEveryDevice,
     env: {
       POLYGRAD_TEST_DEVICE: 'cuda',
       POLYGRAD_NATIVE_PATH:
@@ -28,6 +34,20 @@ export default defineConfig({
     reporters: report ? ['default', ['json', { outputFile: report }]] : ['default'],
     projects: [
       { extends: true, test: { name: 'cpu', include: ['test/**/*.test.ts'], exclude: ['test/cuda-on-cpu/**'] } },
+      ...(gpu
+        ? [
+            {
+              extends: true as const,
+              // One process at a time: they share the one GPU.
+              test: {
+                name: 'cuda',
+                include: onEveryDevice,
+                env: { POLYGRAD_TEST_DEVICE: 'cuda' },
+                fileParallelism: false,
+              },
+            },
+          ]
+        : []),
       cudaOnCpu('cuda-on-cpu', {}),
       cudaOnCpu('cuda-on-cpu-reversed', { CUDA_ON_CPU_ORDER: 'reversed' }),
     ],

@@ -3,6 +3,7 @@
 //                (POLYGRAD_CUDA_ARCHITECTURES, as CMake writes them, asks for others: `80-real;90a-real`)
 //   --no-cuda    without it (default: with it when both nvcc and a GPU are here; POLYGRAD_CUDA=1 or 0 says the same)
 //   --cuda-on-cpu  also build/cuda-on-cpu/polygrad.node, for tests: the CUDA kernels compiled for the CPU
+//   --tests      that alone, leaving the addon as it was built
 //   --prebuild   for every architecture; also copies the addon, stripped, to prebuilds/linux-x64/, where npm users find it
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
@@ -22,8 +23,8 @@ function fail(message) {
 }
 
 for (const flag of flags)
-  if (!['--cuda', '--no-cuda', '--cuda-on-cpu', '--prebuild'].includes(flag))
-    fail(`unknown option ${flag} (--cuda, --no-cuda, --cuda-on-cpu, --prebuild)`)
+  if (!['--cuda', '--no-cuda', '--cuda-on-cpu', '--tests', '--prebuild'].includes(flag))
+    fail(`unknown option ${flag} (--cuda, --no-cuda, --cuda-on-cpu, --tests, --prebuild)`)
 
 /** What a command prints, or undefined when it is not there or fails. */
 function ask(command, ...args) {
@@ -69,19 +70,20 @@ const options = [
   ...(cuda && nvcc !== 'nvcc' ? [`--CDCMAKE_CUDA_COMPILER=${nvcc}`] : []),
 ]
 const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(availableParallelism())
+const forTests = ['build', '--parallel', jobs, '--target', 'cuda_on_cpu']
+const steps = flags.has('--tests')
+  ? [forTests]
+  : [['configure', ...options], ['build', '--parallel', jobs], ...(flags.has('--cuda-on-cpu') ? [forTests] : [])]
 try {
-  for (const step of [
-    ['configure', ...options],
-    ['build', '--parallel', jobs],
-    ...(flags.has('--cuda-on-cpu') ? [['build', '--parallel', jobs, '--target', 'cuda_on_cpu']] : []),
-  ])
-    execFileSync(process.execPath, [cmakeJs, step[0], '--directory', root, '--log-level', 'error', ...step.slice(1)], {
+  for (const [name, ...rest] of steps)
+    execFileSync(process.execPath, [cmakeJs, name, '--directory', root, '--log-level', 'error', ...rest], {
       cwd: root,
       stdio: 'inherit',
     })
 } catch {
   fail('the addon did not build; the first error above says why')
 }
+if (flags.has('--tests')) process.exit(0)
 
 const { signatures, builtWithCuda } = require(addon)
 const text = [

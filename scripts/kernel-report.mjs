@@ -15,7 +15,10 @@ function parse(file, text) {
   let kernel
   for (const line of text.split('\n')) {
     const [, symbol, arch] = /Compiling entry function '(\S+)' for '(\S+)'/.exec(line) ?? []
-    if (symbol) kernels.push((kernel = { file, symbol, arch, registers: 0, stack: 0, spills: 0, shared: 0 }))
+    if (symbol) {
+      kernel = { file, symbol, arch, registers: 0, stack: 0, spills: 0, shared: 0 }
+      kernels.push(kernel)
+    }
     if (!kernel) continue
     const [, stack, stores, loads] =
       /(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line) ?? []
@@ -46,7 +49,10 @@ const kernels = files.flatMap((name) => {
 })
 const names = execFileSync('c++filt', { input: kernels.map((k) => k.symbol).join('\n'), encoding: 'utf8' }).split('\n')
 kernels.forEach((kernel, i) => {
-  kernel.name = names[i].replace(/^void /, '').replace(/\(anonymous namespace\)::|cuda::/g, '').replace(/\((?!anonymous).*\)$/, '')
+  kernel.name = names[i]
+    .replace(/^void /, '')
+    .replace(/\(anonymous namespace\)::|cuda::/g, '')
+    .replace(/\((?!anonymous).*\)$/, '')
 })
 
 const wide = (kernel) => /\bdouble\b/.test(kernel.name)
@@ -61,12 +67,17 @@ for (const kernel of kernels) {
     shown.set(key, { ...kernel, count: 0 })
 }
 const rows = [...shown.values()].sort((a, b) => a.file.localeCompare(b.file) || a.name.localeCompare(b.name))
-console.log(`${'file'.padEnd(16)} ${'arch'.padEnd(8)} registers  stack  spills  kernel (the one of its instances with most registers)`)
+console.log(
+  `${'file'.padEnd(16)} ${'arch'.padEnd(8)} registers  stack  spills  kernel (the one of its instances with most registers)`,
+)
 for (const k of rows)
   console.log(
     `${k.file.padEnd(16)} ${k.arch.padEnd(8)} ${String(k.registers).padStart(9)} ${String(k.stack).padStart(6)} ${String(k.spills).padStart(7)}  ${k.name.slice(0, 100)}`,
   )
-console.log(`${kernels.length} kernels for ${[...new Set(kernels.map((k) => k.arch))].join(', ')}; ${kernels.filter(wide).length} of them float64`)
+console.log(
+  `${kernels.length} kernels for ${[...new Set(kernels.map((k) => k.arch))].join(', ')}; ${kernels.filter(wide).length} of them float64`,
+)
 for (const warning of warnings) console.error(warning)
-for (const k of bad) console.error(`${k.file}: ${k.name} for ${k.arch} has a stack frame of ${k.stack} bytes and spills ${k.spills}`)
+for (const k of bad)
+  console.error(`${k.file}: ${k.name} for ${k.arch} has a stack frame of ${k.stack} bytes and spills ${k.spills}`)
 if (bad.length || warnings.length) process.exit(1)

@@ -36,11 +36,15 @@ function passes({ test, project = 'cuda-on-cpu' }) {
   const { status, stdout } = spawnSync(
     process.execPath,
     [join(root, 'node_modules/vitest/vitest.mjs'), 'run', '--project', project, '--bail', '1', ...[test].flat()],
-    { cwd: root, encoding: 'utf8', env: { ...process.env, POLYGRAD_MUTANT: addon, TEST_REPORT: '' }, timeout: 600_000 },
+    {
+      cwd: root,
+      encoding: 'utf8',
+      env: { ...process.env, POLYGRAD_MUTANT: addon, TEST_REPORT: '', NO_COLOR: '1' },
+      timeout: 600_000,
+    },
   )
   // A run in which nothing was tried proves nothing.
-  if (!/Tests .*(passed|failed)/.test(stdout.replace(/\x1b\[[0-9;]*m/g, '')) && status === 0)
-    throw new Error(`${test}: no test ran`)
+  if (!/Tests .*(passed|failed)/.test(stdout) && status === 0) throw new Error(`${test}: no test ran`)
   return status === 0
 }
 
@@ -57,8 +61,12 @@ let survived = 0
 for (const m of chosen) {
   const path = join(tree, m.file)
   const text = readFileSync(path, 'utf8')
-  if (text.split(m.from).length !== 2) throw new Error(`${m.file} holds ${text.split(m.from).length - 1} times: ${m.from}`)
-  writeFileSync(path, text.replace(m.from, () => m.to))
+  if (text.split(m.from).length !== 2)
+    throw new Error(`${m.file} holds ${text.split(m.from).length - 1} times: ${m.from}`)
+  writeFileSync(
+    path,
+    text.replace(m.from, () => m.to),
+  )
   const error = build()
   if (error) throw new Error(`${m.file}: the mutation does not compile: ${m.why}\n${error.slice(-2000)}`)
   const caught = !passes(m)

@@ -42,11 +42,32 @@ run(process.execPath, ['scripts/build.mjs', '--cuda'], { POLYGRAD_CUDA_ARCHITECT
 run(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json'])
 rmSync(folder, { recursive: true, force: true })
 mkdirSync(folder, { recursive: true })
-run(process.execPath, ['dist/cli/main.js', 'prepare', text, '--tokenizer', 'gpt2', '--out', '.gpu/text.bin', '--val-fraction', '0.02'])
+run(process.execPath, [
+  'dist/cli/main.js',
+  'prepare',
+  text,
+  '--tokenizer',
+  'gpt2',
+  '--out',
+  '.gpu/text.bin',
+  '--val-fraction',
+  '0.02',
+])
 run('bash', ['-c', `xz -T0 -3 -c "${process.execPath}" > .gpu/node.xz`])
 run('strip', ['--strip-unneeded', '-o', '.gpu/polygrad.node', 'build/Release/polygrad.node'])
-const packages = withDependencies(['vitest', 'fast-check', 'node-gyp-build', 'gpt-tokenizer', '@huggingface/tokenizers'])
-writeFileSync(join(folder, 'files'), ['dist', 'lib', 'configs', 'package.json', 'tsconfig.json', 'vitest.config.ts', ...packages].join('\n'))
+const packages = withDependencies([
+  'vitest',
+  'fast-check',
+  'node-gyp-build',
+  'gpt-tokenizer',
+  '@huggingface/tokenizers',
+])
+writeFileSync(
+  join(folder, 'files'),
+  ['dist', 'lib', 'configs', 'package.json', 'tsconfig.json', 'vitest.config.ts', ...packages].join('\n'),
+)
 run('tar', ['-cJf', '.gpu/bundle.tar.xz', '--exclude=*.map', '-T', '.gpu/files'])
 const total = execFileSync('du', ['-sb', folder], { encoding: 'utf8' }).split('\t')[0]
-console.log(`.gpu: ${(Number(total) / 2 ** 20).toFixed(1)} MiB, of which Node.js ${(statSync(join(folder, 'node.xz')).size / 2 ** 20).toFixed(1)}`)
+console.log(
+  `.gpu: ${(Number(total) / 2 ** 20).toFixed(1)} MiB, of which Node.js ${(statSync(join(folder, 'node.xz')).size / 2 ** 20).toFixed(1)}`,
+)
