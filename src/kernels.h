@@ -49,9 +49,9 @@
   K(layerNorm, (View x, View weight, View bias, double eps, View y, View mean, View rstd))    \
   K(layerNormGrad, (View x, View weight, View mean, View rstd, View dy, View dx, View dweight, View dbias))
 
-// q, y (B, H, T, D); k, v (B, K, S, D), K divides H: in the compute type, the elements of a row adjacent, else any
-// strides. lse (B, H, T). Causal: query t sees the keys up to S - T + t. dk and dv are sums over the heads that share
-// them.
+// q, y (B, H, T, D); k, v (B, K, S, D), K divides H: one dtype (on the CPU float32 or float64), the elements of a row
+// adjacent, else any strides. lse (B, H, T), in the compute type. Causal: query t sees the keys up to S - T + t. dk and
+// dv are sums over the heads that share them.
 #define ATTENTION_KERNELS(K)                                                          \
   K(attention, (View q, View k, View v, double scale, bool causal, View y, View lse)) \
   K(attentionGrad,                                                                    \

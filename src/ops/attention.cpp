@@ -3,9 +3,12 @@
 
 namespace {
 
-// In the compute type, with the elements of a row adjacent and rows that do not overlap; any strides else.
+// What attention is computed in: the GPU's tensor cores take 16-bit floats as they are.
+Dtype operandType(const Tensor& x) { return x.device() == Device::cpu ? computeDtype(x.dtype) : x.dtype; }
+
+// In that type, with the elements of a row adjacent and rows that do not overlap; any strides else.
 Tensor readable(const Tensor& x) {
-  Tensor t = x.dtype == computeDtype(x.dtype) ? x : cast(x, computeDtype(x.dtype));
+  Tensor t = x.dtype == operandType(x) ? x : cast(x, operandType(x));
   bool rows = (t.cols() <= 1 || t.stride[3] == 1) && (t.shape[2] <= 1 || t.stride[2] >= t.cols());
   return rows ? t : contiguous(t);
 }
@@ -46,8 +49,8 @@ Tensor in(Dtype dtype, const Tensor& x) {
 using Attended = std::tuple<Tensor, Tensor>;
 OP(Attended, attention, (const Tensor& q, const Tensor& k, const Tensor& v, double scale, bool causal)) {
   expectHeads(q, k, v, causal);
-  Dtype compute = computeDtype(q.dtype);
-  Tensor y = headsInside(q, compute), lse = empty({q.shape[0], q.shape[1], q.shape[2]}, compute, q.device());
+  Tensor y = headsInside(q, operandType(q));
+  Tensor lse = empty({q.shape[0], q.shape[1], q.shape[2]}, computeDtype(q.dtype), q.device());
   kernels(q.device()).attention(readable(q), readable(k), readable(v), scale, causal, y, lse);
   return {in(q.dtype, y), lse};
 }
@@ -58,8 +61,8 @@ OP(Gradients, attentionGrad,
     double scale, bool causal)) {
   expectHeads(q, k, v, causal);
   check(dy.shape == q.shape, "attentionGrad: the gradient is ", dy.shape, " but q is ", q.shape);
-  Dtype compute = computeDtype(q.dtype);
-  Tensor dq = headsInside(q, compute), dk = headsInside(k, compute), dv = headsInside(v, compute);
+  const Dtype type = operandType(q);
+  Tensor dq = headsInside(q, type), dk = headsInside(k, type), dv = headsInside(v, type);
   kernels(q.device())
       .attentionGrad(readable(q), readable(k), readable(v), readable(y), lse, readable(dy), scale, causal, dq, dk, dv);
   return {in(q.dtype, dq), in(q.dtype, dk), in(q.dtype, dv)};
