@@ -29,7 +29,8 @@ struct AttentionProblem {
   double scale;
 
   // Forward, for few queries. The rows of a block are those of `pack` heads that share keys, the heads of a position
-  // next to each other; every block sees `splitTiles` tiles of keys, and what `splits` of them find is joined afterwards:
+  // next to each other; every block sees `splitTiles` tiles of keys, and what `splits` of them find is joined
+  // afterwards:
   int pack = 1, splits = 1, splitTiles = 0;
   void* part = nullptr;     // (splits, B, H, T, D), in the compute type
   void* partLse = nullptr;  // (splits, B, H, T)
@@ -39,8 +40,8 @@ struct AttentionProblem {
   HD int seen(int t) const { return causal ? keys - queries + t + 1 : keys; }
 };
 
-// How a forward kernel cuts a problem up: a block has so many rows (queries) and sees tiles of so many keys; the columns
-// of y are shared out among `columns` blocks.
+// How a forward kernel cuts a problem up: a block has so many rows (queries) and sees tiles of so many keys; the
+// columns of y are shared out among `columns` blocks.
 struct ForwardTiling {
   int rows, keys, columns;
 };

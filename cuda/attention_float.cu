@@ -1,6 +1,6 @@
-// Attention in float32 and float64, and rows of any length: tiles of 64 x 64 scores by plain multiply-adds, online softmax
-// (FlashAttention-2, Dao, arXiv 2307.08691), never a T x S matrix. 16-bit floats come here if the tensor cores' kernels do
-// not take them; they are read, and then as float32 is.
+// Attention in float32 and float64, and rows of any length: tiles of 64 x 64 scores by plain multiply-adds, online
+// softmax (FlashAttention-2, Dao, arXiv 2307.08691), never a T x S matrix. 16-bit floats come here if the tensor cores'
+// kernels do not take them; they are read, and then as float32 is.
 #include <type_traits>
 
 #include "attention.cuh"
@@ -14,8 +14,8 @@ namespace cuda {
 namespace {
 
 // A block owns `tile` rows (queries; keys in the gradient of k and v) and meets the others tile by tile. Thread (x, y)
-// of 16 x 8 has the scores of rows 8 y + 0..7 with columns x + 16 c, and of the result the same rows, columns 4 x + 0..3
-// of every 64.
+// of 16 x 8 has the scores of rows 8 y + 0..7 with columns x + 16 c, and of the result the same rows, columns 4 x +
+// 0..3 of every 64.
 constexpr int tile = 64, threads = 128, threadRows = 8, threadColumns = 4, deep = 32;
 
 template <class C>
@@ -71,7 +71,7 @@ __device__ __forceinline__ void dot(Storage<C, groups>& s, Mine mine, Theirs the
     fetch<tile, deep, T>(mine, column, depth, vectors, s.mine[0], deep + s.pad);
     fetch<tile, deep, T>(theirs, column, depth, vectors, s.theirs[0], deep + s.pad);
     __syncthreads();
-#pragma unroll 2
+#pragma unroll 1  // enough independent work, and few registers
     for (int d = 0; d < deep; d += n) {
       Pack<C, n> b[threadColumns];
 #pragma unroll
@@ -89,7 +89,8 @@ __device__ __forceinline__ void dot(Storage<C, groups>& s, Mine mine, Theirs the
   }
 }
 
-// sum += weights @ the rows that row(j) points at, 64 `groups` columns from `column` on. Begins and ends with a barrier.
+// sum += weights @ the rows that row(j) points at, 64 `groups` columns from `column` on. Begins and ends with a
+// barrier.
 template <class T, class C, int groups, class Row>
 __device__ __forceinline__ void gather(Storage<C, groups>& s, Row row, int column, int depth, bool vectors,
                                        C (&sum)[threadRows][4 * groups]) {
@@ -97,6 +98,7 @@ __device__ __forceinline__ void gather(Storage<C, groups>& s, Row row, int colum
   for (int first = 0; first < tile; first += deep) {
     fetch<deep, 64 * groups, T>([&](int j) { return row(first + j); }, column, depth, vectors, s.rows[0], 64 * groups);
     __syncthreads();
+#pragma unroll 1
     for (int j = 0; j < deep; j += n) {
       Pack<C, n> a[threadRows];
 #pragma unroll
@@ -296,7 +298,9 @@ __global__ void __launch_bounds__(threads) attentionGradFloatKernel(AttentionPro
 }
 
 // How many groups of 64 columns a block makes.
-int groupsFor(Dtype type, int depth) { return type == Dtype::float64 || (type == Dtype::float32 && depth <= 64) ? 1 : 2; }
+int groupsFor(Dtype type, int depth) {
+  return type == Dtype::float64 || (type == Dtype::float32 && depth <= 64) ? 1 : 2;
+}
 
 template <class Fn>
 void withKind(Dtype type, int depth, Fn fn) {
