@@ -8,10 +8,10 @@ namespace cuda {
 namespace {
 
 struct Same {
-  template <class C, class R, int V>
-  __device__ void operator()(const C (&x)[1][V], R (&y)[V]) const {
+  template <class C, int V>
+  __device__ void operator()(const C (&x)[1][V], C (&y)[V]) const {
 #pragma unroll
-    for (int k = 0; k < V; k++) y[k] = stored<R>(x[0][k]);
+    for (int k = 0; k < V; k++) y[k] = x[0][k];
   }
 };
 
@@ -71,10 +71,8 @@ template <class B>
 void copyBits(const View& x, const View& y) {
   Axes<2>({&y, &x}).split([&](const Axes<2>& axes) {
     const int across = transposed(axes);
-    constexpr int V = packOf<B>();
-    const Walk<2> walk(axes, V);
-    if (across < 0)
-      return launch("copy", mapKernel<B, B, B, 1, Same>, {gridFor(walk.items, 4), mapThreads}, walk, Same{});
+    if (across < 0) return mapPart<B, B, B, B, 1>("copy", axes, Same{});
+    const Walk<2> walk(axes, 1);
     const int64_t side = Square<B>::side, rows = axes.shape[across], cols = axes.shape[axes.rank - 1];
     const Divisor colTiles(blocksFor(cols, side)), rowTiles(blocksFor(rows, side));
     const int64_t tiles = axes.count / (rows * cols) * colTiles.by * rowTiles.by;
@@ -87,11 +85,19 @@ void copyBits(const View& x, const View& y) {
 template <class B>
 __global__ void __launch_bounds__(mapThreads) fillKernel(const __grid_constant__ Walk<1> walk, B value) {
   constexpr int V = packOf<B>();
+  const uint32_t step = gridDim.x * mapThreads, thread = blockIdx.x * mapThreads + threadIdx.x;
+  int64_t at[1];
   Pack<B, V> pack;
 #pragma unroll
   for (int k = 0; k < V; k++) pack.at[k] = value;
-  for (uint32_t item = blockIdx.x * mapThreads + threadIdx.x; item < walk.items; item += gridDim.x * mapThreads)
-    walk.template store<B, V>(0, item, pack);
+  for (uint32_t i = thread; i < walk.packs; i += step) {
+    walk.template locatePack<V>(i, at);
+    storePack<V>(walk.template as<B>(0) + at[0], pack);
+  }
+  for (uint32_t i = walk.packs * V + thread; i < walk.count; i += step) {
+    walk.locateElement(i, at);
+    walk.template as<B>(0)[at[0]] = value;
+  }
 }
 
 template <class T>
@@ -105,15 +111,19 @@ __global__ void __launch_bounds__(mapThreads) arangeKernel(T* y, int64_t n, doub
 void copy(View x, View y) {
   if (!y.size()) return;
   if (x.dtype == y.dtype) return withBits(x.dtype, [&](auto tag) { copyBits<typename decltype(tag)::type>(x, y); });
-  withDtype(x.dtype, [&](auto from) {
-    withDtype(y.dtype, [&](auto to) {
-      using X = typename decltype(from)::type;
-      using Y = typename decltype(to)::type;
-      // Through int64 only what fits there: integers. A float goes through float or double.
-      using C = std::conditional_t<std::is_integral_v<X> && !std::is_integral_v<Y>, double, Wide<X>>;
-      if constexpr (!std::is_same_v<X, Y>) map<C, X, Y, 1>("copy", {&y, &x}, Same{});
-    });
-  });
+  auto hot = [&](auto from, auto to) {
+    using X = typename decltype(from)::type;
+    using Y = typename decltype(to)::type;
+    map<float, float, X, Y, 1>("copy", {&y, &x}, Same{});
+  };
+  auto pair = [&](Dtype from, Dtype to) { return x.dtype == from && y.dtype == to; };
+  if (pair(Dtype::float32, Dtype::bfloat16)) return hot(Tag<float>{}, Tag<bf16>{});
+  if (pair(Dtype::float32, Dtype::float16)) return hot(Tag<float>{}, Tag<f16>{});
+  if (pair(Dtype::bfloat16, Dtype::float32)) return hot(Tag<bf16>{}, Tag<float>{});
+  if (pair(Dtype::float16, Dtype::float32)) return hot(Tag<f16>{}, Tag<float>{});
+  // Through int64 only what fits there: integers.
+  if (isFloat(x.dtype) || isFloat(y.dtype)) return mapAny<double, double, 1>("copy", {&y, &x}, Same{});
+  mapAny<int64_t, int64_t, 1>("copy", {&y, &x}, Same{});
 }
 
 void fill(View y, double value) {
@@ -127,7 +137,7 @@ void fill(View y, double value) {
       std::memcpy(&bits, &element, std::min(sizeof(B), sizeof(T)));
       Axes<1>({&y}).split([&](const Axes<1>& part) {
         Walk<1> walk(part, packOf<B>());
-        launch("fill", fillKernel<B>, {gridFor(walk.items), mapThreads}, walk, bits);
+        launch("fill", fillKernel<B>, {gridFor(walk.packs ? walk.packs : walk.count), mapThreads}, walk, bits);
       });
     });
   });

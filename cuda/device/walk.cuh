@@ -81,89 +81,73 @@ struct Axes {
 
 template <int N>
 struct Walk {
-  uint32_t items;  // what threads number
   uint32_t count;  // elements
+  uint32_t packs;  // whole packs at the start, each of which lies in order in every view, or is one element repeated
   int32_t rank;
-  int32_t pack;     // elements of an item
-  bool packed;      // else the elements of an item are `items` apart in the order of the walk
-  bool vectors[N];  // this view's packs can be loaded whole
-  uint32_t length;  // of the last axis
-  Divisor last;     // items along the last axis
+  bool repeats[N];  // the last axis of this view has stride 0
+  Divisor last;     // packs, or else elements, along the last axis
   Divisor shape[maxRank];
   int64_t stride[N][maxRank];
+  int64_t step[N];  // along the last axis
   void* data[N];
 
-  Walk(const Axes<N>& axes, int pack) : count((uint32_t)axes.count), rank(axes.rank), pack(pack) {
-    length = (uint32_t)axes.shape[rank - 1];
-    packed = rank == 1 || length % pack == 0 || length >= 8u * pack;
-    last = Divisor(packed ? (length + pack - 1) / pack : length);
-    items = packed ? count / length * last.by : (count + pack - 1) / pack;
+  Walk(const Axes<N>& axes, int pack) : count((uint32_t)axes.count), rank(axes.rank) {
+    const int64_t length = axes.shape[rank - 1];
+    bool packed = rank == 1 || length % pack == 0;
     for (int axis = 0; axis < rank; axis++) shape[axis] = Divisor((uint32_t)axes.shape[axis]);
     for (int v = 0; v < N; v++) {
       data[v] = axes.data[v];
-      vectors[v] = axes.step(v) == 1 && (uintptr_t)axes.data[v] % (axes.size[v] * pack) == 0;
+      step[v] = axes.step(v);
+      repeats[v] = step[v] == 0;
+      packed = packed && (repeats[v] || (step[v] == 1 && (uintptr_t)data[v] % (axes.size[v] * pack) == 0));
       for (int axis = 0; axis < rank; axis++) {
         stride[v][axis] = axes.stride[v][axis];
-        if (axis + 1 < rank && stride[v][axis] % pack) vectors[v] = false;
+        if (axis + 1 < rank && !repeats[v] && stride[v][axis] % pack) packed = false;
       }
     }
+    packs = packed ? count / pack : 0;
+    last = Divisor((uint32_t)(packed && length >= pack ? length / pack : length));
   }
 
-  // Where item i of a packed walk, or element i of another, lies in view v; n: elements that the item has.
-  __device__ __forceinline__ int64_t locate(int v, uint32_t i, int& n) const {
-    uint32_t row = rank > 1 ? last.quotient(i) : 0, column = i - row * last.by;
-    if (packed) {
-      column *= pack;
-      n = (int)min((uint32_t)pack, length - column);
-    }
-    int64_t at = column * stride[v][rank - 1];
-    for (int axis = rank - 2; axis > 0; axis--) {
-      uint32_t next = shape[axis].quotient(row);
-      at += (row - next * shape[axis].by) * stride[v][axis];
+  template <class T>
+  __device__ __forceinline__ T* as(int v) const {
+    return (T*)data[v];
+  }
+
+  // Where a pack, or where an element lies in each view.
+  template <int pack>
+  __device__ __forceinline__ void locatePack(uint32_t i, int64_t (&at)[N]) const {
+    locate(i, last, pack, at);
+  }
+  __device__ __forceinline__ void locateElement(uint32_t i, int64_t (&at)[N]) const {
+    locate(i, shape[rank - 1], 1, at);
+  }
+
+ private:
+  __device__ __forceinline__ void locate(uint32_t i, const Divisor& columns, uint32_t unit, int64_t (&at)[N]) const {
+    uint32_t row = rank > 1 ? columns.quotient(i) : 0;
+    const uint32_t column = (i - row * columns.by) * unit;
+#pragma unroll
+    for (int v = 0; v < N; v++) at[v] = column * step[v];
+    for (int axis = rank - 2; axis >= 0; axis--) {
+      const uint32_t next = axis ? shape[axis].quotient(row) : 0, place = row - next * shape[axis].by;
+#pragma unroll
+      for (int v = 0; v < N; v++) at[v] += place * stride[v][axis];
       row = next;
     }
-    return rank > 1 ? at + row * stride[v][0] : at;
-  }
-
-  template <class T, int V>
-  __device__ __forceinline__ Pack<T, V> load(int v, uint32_t item) const {
-    const T* from = (const T*)data[v];
-    Pack<T, V> out;
-    int n = 1;
-    if (packed) {
-      const int64_t at = locate(v, item, n), step = stride[v][rank - 1];
-      if (vectors[v] && n == V) return loadPack<V>(from + at);
-      if (step == 0) {
-        const T same = from[at];
-#pragma unroll
-        for (int k = 0; k < V; k++) out.at[k] = same;
-        return out;
-      }
-#pragma unroll
-      for (int k = 0; k < V; k++) out.at[k] = from[at + (k < n ? k * step : 0)];
-      return out;
-    }
-#pragma unroll
-    for (int k = 0; k < V; k++) out.at[k] = from[item + k * items < count ? locate(v, item + k * items, n) : 0];
-    return out;
-  }
-
-  template <class T, int V>
-  __device__ __forceinline__ void store(int v, uint32_t item, const Pack<T, V>& values) const {
-    T* to = (T*)data[v];
-    int n = 1;
-    if (packed) {
-      const int64_t at = locate(v, item, n), step = stride[v][rank - 1];
-      if (vectors[v] && n == V) return storePack<V>(to + at, values);
-#pragma unroll
-      for (int k = 0; k < V; k++)
-        if (k < n) to[at + k * step] = values.at[k];
-      return;
-    }
-#pragma unroll
-    for (int k = 0; k < V; k++)
-      if (item + k * items < count) to[locate(v, item + k * items, n)] = values.at[k];
   }
 };
+
+// A pack of view v, of which `at` is the first element.
+template <class T, int V, int N>
+__device__ __forceinline__ Pack<T, V> loadPackOf(const Walk<N>& walk, int v, int64_t at) {
+  const T* from = walk.template as<T>(v) + at;
+  if (!walk.repeats[v]) return loadPack<V>(from);
+  Pack<T, V> out;
+  const T same = *from;
+#pragma unroll
+  for (int k = 0; k < V; k++) out.at[k] = same;
+  return out;
+}
 
 }  // namespace cuda
