@@ -46,13 +46,20 @@ export async function evaluate(
   }
 }
 
-const lossOf = (
+// The scope ends when all is queued, not when it is computed: two micro-batches then never hold memory at once.
+async function lossOf(
   model: Transformer,
   batch: { inputs: Int32Array; targets: Int32Array; rows: number; seqLen: number },
-): Promise<number> =>
-  noGrad(() =>
+): Promise<number> {
+  const loss = noGrad(() =>
     scope(() => {
       const options = { shape: [batch.rows, batch.seqLen], device: model.head.device }
-      return model.loss(tensor(batch.inputs, options), tensor(batch.targets, options)).loss.item()
+      return model.loss(tensor(batch.inputs, options), tensor(batch.targets, options)).loss
     }),
   )
+  try {
+    return await loss.item()
+  } finally {
+    loss.dispose()
+  }
+}

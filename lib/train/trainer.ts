@@ -8,6 +8,7 @@ import { loadTokenizer, type Tokenizer } from '../data/tokenizer.ts'
 import { latestCheckpoint } from '../io/checkpoint.ts'
 import { type Disk, makeFolderOf } from '../io/disk.ts'
 import { loadWeights } from '../io/huggingface.ts'
+import { native } from '../native.ts'
 import { ConfigError } from '../nn/fields.ts'
 import { Transformer } from '../nn/transformer.ts'
 import { seed, setGeneratorState } from '../ops/random.ts'
@@ -112,6 +113,7 @@ export class Trainer implements AsyncIterable<TrainEvent> {
       ],
       { lr: train.lr, betas: [train.beta1, train.beta2], eps: train.adam_eps },
     )
+    native.trim() // the optimiser has moved the parameters: what they were in fits nothing that comes
     const state: RunState = { run, model, optimizer, tokenizer }
     const progress = found ? await loadState(found.path, state) : { step: 0, tokens: 0, position: 0 }
     const movedTo = options.resume ? undefined : moveAside(out)

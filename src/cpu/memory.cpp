@@ -21,7 +21,7 @@ constexpr size_t large = 1 << 20;
 // Blocks come in size classes, so that a freed one fits the next tensor of about its size.
 size_t rounded(size_t bytes) {
   if (bytes < 64) return 64;
-  size_t step = std::max<size_t>(64, size_t(1) << (61 - __builtin_clzll(bytes)));  // at most an eighth is wasted
+  size_t step = std::max<size_t>(64, size_t(1) << (60 - __builtin_clzll(bytes)));  // at most an eighth is wasted
   return (bytes + step - 1) / step * step;
 }
 

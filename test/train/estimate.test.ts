@@ -1,7 +1,12 @@
 import { expect, test } from 'vitest'
+import { native } from '../../lib/native.ts'
 import { modelConfig } from '../../lib/nn/config.ts'
+import { Transformer } from '../../lib/nn/transformer.ts'
+import { AdamW } from '../../lib/optim/adamw.ts'
+import { memory } from '../../lib/tensor.ts'
 import { trainConfig } from '../../lib/train/config.ts'
 import { countParameters, estimate, flopsPerToken } from '../../lib/train/estimate.ts'
+import { TrainStep } from '../../lib/train/step.ts'
 
 const small = {
   vocab_size: 256,
@@ -47,4 +52,26 @@ test('memory by kind', () => {
   const { total, ...kinds } = float.memory
   expect(total).toBe(Object.values(kinds).reduce((a, b) => a + b))
   expect(of({ grad_accum: 4 }).tokens).toBe(4 * 10 * 8 * 256)
+})
+
+test.each([
+  ['dense', {}, {}],
+  ['wide', { intermediate_size: 1024 }, {}],
+  ['gated', { hidden_act: 'swiglu' }, {}],
+  ['experts', { num_experts: 8, num_experts_per_tok: 2, moe_intermediate_size: 128, num_shared_experts: 1 }, {}],
+  ['bfloat16', {}, { dtype: 'bfloat16' }],
+] as const)('a step takes the memory that was foretold: %s', async (_, more, settings) => {
+  const run = { model: modelConfig({ ...small, ...more }), train: trainConfig({ steps: 1, ...settings }) }
+  const { micro_batch_size: rows, seq_len: seqLen, dtype } = run.train
+  const before = memory().inUse
+  const model = new Transformer(run.model, { dtype })
+  const optimizer = new AdamW(model.namedParameters())
+  const step = new TrainStep(model, optimizer)
+  native.resetPeak()
+  const ids = new Int32Array(rows * seqLen)
+  await step.run([{ inputs: ids, targets: ids, rows, seqLen }], { lr: 1e-3, maxNorm: 1 })
+  const foretold = estimate(run).memory.total / (memory().peak - before)
+  expect(foretold).toBeGreaterThan(0.97)
+  expect(foretold).toBeLessThan(1.35)
+  for (const t of optimizer.state().values()) t.dispose()
 })
