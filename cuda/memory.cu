@@ -1,118 +1,155 @@
-// The device: which one, its streams and memory, and what crosses between it and the host.
-#include <algorithm>
-#include <cstdlib>
-#include <cstring>
+// Allocation: each environment has a pool, each graph one of its own. A released block may serve the next allocation of
+// its stream at once, because whatever uses it next is queued behind what used it last.
 #include <mutex>
-#include <string>
-#include <utility>
-#include <vector>
+#include <unordered_map>
 
 #include "core/check.h"
 #include "core/memory.h"
-#include "device/failure.cuh"
+#include "environment.h"
+#include "guard.h"
 #include "kernels.h"
 #include "stream.h"
 
 namespace cuda {
-
-void checkCuda(cudaError_t status, const char* what) {
-  if (status == cudaSuccess) return;
-  cudaGetLastError();
-  throw Error(text("cuda: ", what, ": ", cudaGetErrorString(status)), "ERR_CUDA");
-}
-
-const DeviceInfo& device() {
-  static const DeviceInfo info = [] {
-    auto ask = [](cudaDeviceAttr attribute) {
-      int value = 0;
-      checkCuda(cudaDeviceGetAttribute(&value, attribute, 0), "cudaDeviceGetAttribute");
-      return value;
-    };
-    return DeviceInfo{ask(cudaDevAttrMultiProcessorCount),
-                      ask(cudaDevAttrComputeCapabilityMajor) * 10 + ask(cudaDevAttrComputeCapabilityMinor),
-                      (size_t)ask(cudaDevAttrMaxSharedMemoryPerBlockOptin), (size_t)ask(cudaDevAttrL2CacheSize)};
-  }();
-  return info;
-}
-
-cudaStream_t stream() {
-  thread_local cudaStream_t mine = nullptr;
-  if (!mine) checkCuda(cudaStreamCreateWithFlags(&mine, cudaStreamNonBlocking), "cudaStreamCreate");
-  return mine;
-}
-
 namespace {
 
-using Said = std::pair<const char*, const char*>;  // sentence and op
-std::mutex saidMutex;
-std::vector<Said>& said() {
-  static auto& all = *new std::vector<Said>;
+std::mutex& lockOfPools() {
+  static auto& one = *new std::mutex;
+  return one;
+}
+std::unordered_map<void*, Block*>& taken() {
+  static auto& all = *new std::unordered_map<void*, Block*>;
+  return all;
+}
+std::vector<Pool*>& pools() {
+  static auto& all = *new std::vector<Pool*>;
   return all;
 }
 
-FailureRecord* failureRecord() {
-  thread_local FailureRecord* mine = nullptr;
-  if (!mine) {
-    checkCuda(cudaMalloc((void**)&mine, sizeof(FailureRecord)), "cudaMalloc");
-    checkCuda(cudaMemsetAsync(mine, 0, sizeof(FailureRecord), stream()), "cudaMemset");
-  }
-  return mine;
+// Gives back what no stream needs now.
+void trimAll() {
+  for (Pool* pool : pools())
+    if (!pool->recording && !pool->counted && !pool->closed && cudaStreamSynchronize(pool->stream) == cudaSuccess)
+      pool->trim();
 }
 
-std::string sentenceOf(const FailureRecord& record) {
-  if (!record.sentence) return "";
-  std::lock_guard lock(saidMutex);
-  auto [sentence, op] = said().at(record.sentence - 1);
-  return filled(sentence, op, record.at, record.value, record.limit);
+void close(Pool* pool) {
+  pool->closed = true;
+  pool->trim();
+  if (!pool->empty()) return;
+  std::erase(pools(), pool);
+  delete pool;
+}
+
+[[noreturn]] void throwOutOfMemory(size_t bytes) {
+  size_t free = 0, total = 0;
+  cudaMemGetInfo(&free, &total);
+  auto& s = memoryStatistics(1);
+  throw OutOfMemory(
+      text("out of memory on cuda: ", bytes, " bytes asked for, ", free, " of ", total, " free on the device, ",
+           s.cached.load(), " cached in pieces, ", s.inUse.load(), " in use, peak ", s.peak.load()),
+      bytes, free + s.cached, s.peak);
 }
 
 }  // namespace
 
-Failure failure(const char* sentence, const char* op) {
-  thread_local unsigned launch = 0;
-  std::lock_guard lock(saidMutex);
-  auto& all = said();
-  size_t i = std::find(all.begin(), all.end(), Said(sentence, op)) - all.begin();
-  if (i == all.size()) all.emplace_back(sentence, op);
-  return {failureRecord(), ++launch, (unsigned)i + 1};
+Pool* newPool(cudaStream_t stream) {
+  std::lock_guard lock(lockOfPools());
+  pools().push_back(new Pool(stream));
+  return pools().back();
 }
 
-void launched(const char* name) {
-  static const bool wait = [] {
-    const char* asked = std::getenv("POLYGRAD_SYNC");
-    return asked && !std::strcmp(asked, "1");
-  }();
-  if (wait) checkCuda(cudaStreamSynchronize(stream()), name);
+void closePool(Pool* pool) {
+  std::lock_guard lock(lockOfPools());
+  close(pool);
+}
+
+void setRecording(Environment& e, bool on) {
+  std::lock_guard lock(lockOfPools());
+  e.pool->recording = on;
+}
+
+void countAsUsed(Pool* pool) {
+  std::lock_guard lock(lockOfPools());
+  const size_t bytes = pool->freeBytes();
+  memoryStatistics(1).cached -= bytes;
+  memoryStatistics(1).use(bytes);
+  pool->counted = true;
+}
+
+void* allocate(size_t bytes) {
+  Environment& e = environment();
+  const size_t room = bytes + (guarding() ? 2 * guardBytes : 0);
+  if (room < bytes) throwOutOfMemory(bytes);
+  char* data;
+  {
+    std::lock_guard lock(lockOfPools());
+    Pool& pool = e.capture ? *e.capture->pool : *e.pool;
+    Block* block = pool.take(room);
+    if (!block) {
+      trimAll();
+      block = pool.take(room);
+    }
+    if (!block) throwOutOfMemory(bytes);
+    data = block->data;
+    if (guarding()) {
+      data += guardBytes;
+      e.unnamed.push_back(data);
+    }
+    taken()[data] = block;
+    if (!guarding()) return data;
+  }
+  guard(data, bytes);
+  return data;
+}
+
+void release(void* data, size_t bytes) {
+  Environment* e = environmentIfThere();
+  std::unique_lock lock(lockOfPools());
+  auto at = taken().find(data);
+  if (at == taken().end()) return;
+  Block* block = at->second;
+  Pool* pool = block->segment->pool;
+  if (e && e->capture && pool != e->capture->pool) {
+    e->capture->held.push_back({data, bytes});
+    return;
+  }
+  taken().erase(at);
+  if (guarding() && e) {
+    std::erase(e->unnamed, data);
+    lock.unlock();
+    checkGuard(data, bytes, block->firstKernel);
+    lock.lock();
+  }
+  cudaEvent_t when;
+  if (e && e->stream != pool->stream && !pool->closed &&
+      cudaEventCreateWithFlags(&when, cudaEventDisableTiming) == cudaSuccess) {
+    cudaEventRecord(when, e->stream);
+    pool->giveLater(block, when);
+    return;
+  }
+  pool->give(block);
+  if (pool->closed) {
+    if (e) cudaStreamSynchronize(e->stream);
+    close(pool);
+  }
+}
+
+void nameBlocks(Environment& e, const char* kernel) {
+  std::lock_guard lock(lockOfPools());
+  for (void* data : e.unnamed)
+    if (auto at = taken().find(data); at != taken().end()) at->second->firstKernel = kernel;
+  e.unnamed.clear();
+}
+
+void trim() {
+  Environment* e = environmentIfThere();
+  if (!e || e->capture) return;
+  std::lock_guard lock(lockOfPools());
+  if (cudaStreamSynchronize(e->stream) == cudaSuccess) e->pool->trim();
 }
 
 Scratch::Scratch(size_t bytes) : data(allocate(bytes ? bytes : 1)), bytes(bytes ? bytes : 1) {}
 Scratch::~Scratch() { release(data, bytes); }
-
-void* allocate(size_t bytes) {
-  void* p = nullptr;
-  checkCuda(cudaMalloc(&p, bytes), "cudaMalloc");
-  memoryStatistics().use(bytes);
-  return p;
-}
-void release(void* data, size_t bytes) {
-  cudaStreamSynchronize(stream());
-  cudaFree(data);
-  memoryStatistics().inUse -= bytes;
-}
-void trim() {}
-void upload(const void* host, View to) {
-  checkCuda(cudaMemcpyAsync(to.data, host, to.size() * dtypeSize(to.dtype), cudaMemcpyHostToDevice, stream()),
-            "upload");
-  checkCuda(cudaStreamSynchronize(stream()), "upload");
-}
-void download(View from, void* host, Done done) {
-  size_t bytes = from.size() * dtypeSize(from.dtype);
-  if (bytes) checkCuda(cudaMemcpyAsync(host, from.data, bytes, cudaMemcpyDeviceToHost, stream()), "download");
-  FailureRecord record{};
-  checkCuda(cudaMemcpyAsync(&record, failureRecord(), sizeof record, cudaMemcpyDeviceToHost, stream()), "download");
-  checkCuda(cudaMemsetAsync(failureRecord(), 0, sizeof record, stream()), "download");
-  cudaError_t status = cudaStreamSynchronize(stream());
-  done.call(done.context, status == cudaSuccess ? sentenceOf(record).c_str() : cudaGetErrorString(status));
-}
 
 }  // namespace cuda

@@ -15,6 +15,9 @@ type Bytes = Exclude<NodeJS.TypedArray, never>
 /** A file in the address space. Unmapped when it is collected, if not before. */
 export type Mapping = object & { readonly __brand: unique symbol }
 
+/** A recorded step. */
+export type Graph = object & { readonly __brand: unique symbol }
+
 /** What the addon offers besides its ops: the crossing itself. */
 interface Crossing {
   signatures: string[]
@@ -39,7 +42,15 @@ interface Crossing {
   /** Fills `to` with what the file has from byte `offset` on. False when the file has become shorter than that. */
   readMapped(file: Mapping, offset: number, to: Bytes): boolean
   unmapFile(file: Mapping): void
-  memory(): { inUse: number; cached: number; peak: number; tensors: number }
+  /** Of a kind of device: 0 the CPU, 1 the GPU. */
+  memory(device: number): { inUse: number; cached: number; peak: number; tensors: number }
+  /** What is called until `endCapture` is recorded instead of done. */
+  beginCapture(device: number): void
+  endCapture(device: number, keep: boolean): Graph | null
+  replay(graph: Graph): void
+  destroyGraph(graph: Graph): void
+  /** GPUs that can be used, or the reason why none can; the newest CUDA that the driver knows, as 13000. */
+  cudaReport(): { gpus: { name: string; memory: number; capability: number }[]; reason: string; driver: number }
   trim(): void
   resetPeak(): void
   threads(): number

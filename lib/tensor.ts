@@ -98,6 +98,8 @@ function lengthsAt(row: number): number[] {
 }
 
 let created = 0
+// Devices that tensors were made on.
+const usedDevices = new Set([0])
 /** The serial that the next tensor will get. @internal */
 export const nextSerial = (): number => created
 
@@ -138,6 +140,7 @@ export class Tensor<D extends Dtype = Dtype> {
       this.#device = native.deviceOf(handle)
       this.#shape = native.shapeOf(handle)
     }
+    if (this.#device !== 0) usedDevices.add(this.#device)
     this.#owner = undefined
     const owned = context().owned
     if (owned && !owned.ended) this.#joins(owned)
@@ -413,13 +416,25 @@ function reach(value: unknown, into: Set<Tensor>): void {
  * @throws DeviceDataError if a kernel met a value that only the device can see, such as an index out of range
  */
 export async function synchronize(): Promise<void> {
-  const last = new Tensor(native.full([], 0, dtypeCode('float32'), deviceCode('cpu')))
+  const last = [...usedDevices].map((code) => new Tensor(native.empty([], dtypeCode('float32'), code)))
   try {
-    await last.data()
+    await Promise.all(last.map((t) => t.data()))
   } finally {
-    last.dispose()
+    for (const t of last) t.dispose()
   }
 }
 
-/** Bytes in use and cached, over all threads of the process, their peak, and this thread's live tensors. */
-export const memory = (): { inUse: number; cached: number; peak: number; tensors: number } => native.memory()
+/**
+ * Bytes in use and cached, over all threads of the process, and their peak; and this thread's live tensors, on all devices.
+ * @param device default: the CPU and the GPU together
+ */
+export function memory(device?: Device): { inUse: number; cached: number; peak: number; tensors: number } {
+  if (device !== undefined) return native.memory(deviceCode(device))
+  const [cpu, gpu] = [native.memory(0), native.memory(1)]
+  return {
+    inUse: cpu.inUse + gpu.inUse,
+    cached: cpu.cached + gpu.cached,
+    peak: cpu.peak + gpu.peak,
+    tensors: cpu.tensors,
+  }
+}

@@ -61,11 +61,38 @@ const Choice& choice() {
 
 }  // namespace
 
+#ifdef WITH_CUDA
+[[noreturn]] static void throwOneGpu(Device device) {
+  throw Error(text("there is no device cuda:", (int)device - 1,
+                   ": a process uses one GPU, which is called cuda; CUDA_VISIBLE_DEVICES=", (int)device - 1,
+                   " makes it that one"),
+              "ERR_DEVICE");
+}
+namespace cuda {
+CudaReport report();
+}
+CudaReport cudaReport() { return cuda::report(); }
+#else
+CudaReport cudaReport() {
+  return {{}, "this build of polygrad has no CUDA backend; ./setup.sh --cuda makes one that has"};
+}
+#endif
+
+const std::vector<const Backend*>& backends() {
+#ifdef WITH_CUDA
+  static const std::vector<const Backend*> all = {&onCpu, &onCuda};
+#else
+  static const std::vector<const Backend*> all = {&onCpu};
+#endif
+  return all;
+}
+
 const char* cpuInstructionSet() { return choice().name; }
 
 const Kernels& kernels(Device device) {
   if (device == Device::cpu) return *choice().table;
 #ifdef WITH_CUDA
+  if (device != Device::cuda) throwOneGpu(device);
   return cudaKernels;
 #else
   throw Error("this build of polygrad has no CUDA backend", "ERR_DEVICE");
@@ -75,6 +102,7 @@ const Kernels& kernels(Device device) {
 const Backend& backend(Device device) {
   if (device == Device::cpu) return onCpu;
 #ifdef WITH_CUDA
+  if (device != Device::cuda) throwOneGpu(device);
   return onCuda;
 #else
   throw Error("this build of polygrad has no CUDA backend", "ERR_DEVICE");

@@ -11,6 +11,9 @@
 // - Outputs never overlap inputs, unless the row says "in place".
 // - An optional view that was left out has given() == false.
 // Results must not depend on the number of threads: split work into fixed chunks, join partial sums in a fixed order.
+#include <string>
+#include <vector>
+
 #include "core/view.h"
 #include "math/elementwise.h"
 #include "math/philox.h"
@@ -168,18 +171,29 @@
 
 // Memory and completion, called at once on the caller's thread. Memory is ordered by the stream: a released block may
 // serve the next allocation although queued kernels still use it, because whatever uses it next is queued behind them.
+// What is queued between beginCapture and endCapture is not done but kept as a graph, which replay queues as a whole;
+// what it allocates lies in memory of its own, which is given back when the graph and every tensor in it are gone.
 #define BACKEND(K)                                                                                                  \
   K(void*, allocate, (size_t bytes)) /* throws OutOfMemory */                                                       \
   K(void, release, (void* data, size_t bytes))                                                                      \
   K(void, trim, ())                                     /* gives cached blocks back to the system */                \
   K(void, upload, (const void* host, View to))          /* contiguous; the host memory may change after the call */ \
-  K(void, download, (View from, void* host, Done done)) /* contiguous; done is called when host is filled */
+  K(void, download, (View from, void* host, Done done)) /* contiguous; done is called when host is filled */        \
+  K(void, beginCapture, ())                                                                                         \
+  K(Graph*, endCapture, (bool keep)) /* null if it is not to be kept */                                             \
+  K(void, replay, (Graph * graph))                                                                                  \
+  K(void, destroyGraph, (Graph * graph))                                                                            \
+  K(bool, capturing, ())                                                                                            \
+  K(void, closeStream, ()) /* of the calling thread, whose JavaScript environment ends: drains it */                \
+  K(void, closeMemory, ()) /* then, when its tensors are gone, what is left of it */
 
-// Called once, on a thread of the stream, with the failure of an earlier kernel, or "".
+// Called once, on a thread of the stream, with the failure of an earlier kernel and its code, or "".
 struct Done {
-  void (*call)(void* context, const char* failure);
+  void (*call)(void* context, const char* failure, const char* code);
   void* context;
 };
+constexpr const char* deviceDataCode = "ERR_DEVICE_DATA";  // a value that only the kernel saw
+struct Graph;
 
 #define K(name, params) void name params;
 #pragma GCC visibility push(hidden)  // a missing definition then fails the link, not the first require()
@@ -218,6 +232,22 @@ struct Backend {
 // thread. Both throw if the device is not there.
 const Kernels& kernels(Device device);
 const Backend& backend(Device device);
+
+// Those that this build has.
+const std::vector<const Backend*>& backends();
+
+// What CUDA finds: GPUs that can be used, or the reason why none can.
+struct Gpu {
+  std::string name;
+  size_t memory;   // bytes
+  int capability;  // 80, 89, 90 ...
+};
+struct CudaReport {
+  std::vector<Gpu> gpus;
+  std::string reason;
+  int driver = 0;  // the newest CUDA that the driver knows, as 13000; 0: no driver
+};
+CudaReport cudaReport();
 
 // Which instruction set the CPU's table was chosen for: "avx512" or "avx2".
 const char* cpuInstructionSet();

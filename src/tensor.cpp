@@ -1,5 +1,9 @@
 #include "tensor.h"
 
+#include <condition_variable>
+#include <mutex>
+#include <string>
+
 #include "kernels.h"
 
 std::ostream& operator<<(std::ostream& out, const Shape& s) {
@@ -75,6 +79,28 @@ Shape broadcastShapes(const Shape& a, const Shape& b, const char* op) {
 int axisOf(int64_t axis, int rank, const char* op) {
   check(axis >= -rank && axis < rank, op, ": axis ", axis, " is out of range for a tensor of ", rank, " axes");
   return (int)(axis < 0 ? axis + rank : axis);
+}
+
+void readNow(const Tensor& from, void* to) {
+  struct Wait {
+    std::mutex mutex;
+    std::condition_variable ready;
+    bool done = false;
+    std::string failure, code;
+  } wait;
+  auto done = [](void* context, const char* failure, const char* code) {
+    auto& w = *(Wait*)context;
+    std::lock_guard lock(w.mutex);
+    w.failure = failure;
+    w.code = code;
+    w.done = true;
+    w.ready.notify_one();
+  };
+  backend(from.device()).download(from, to, {done, &wait});
+  std::unique_lock lock(wait.mutex);
+  wait.ready.wait(lock, [&] { return wait.done; });
+  if (wait.failure.empty()) return;
+  throw Error(wait.failure, wait.code == deviceDataCode ? deviceDataCode : "ERR_CUDA");
 }
 
 void sameDevice(const Tensor& a, const Tensor& b, const char* op) {

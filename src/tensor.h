@@ -103,5 +103,8 @@ inline Dtype computeDtype(Dtype t) { return t == Dtype::float64 ? Dtype::float64
 
 // Which axis an index means; negative ones count from the end. `op` names the caller in the error.
 int axisOf(int64_t axis, int rank, const char* op);
+// Copies a contiguous tensor to the host; waits on the calling thread. Throws the failure of an earlier kernel.
+void readNow(const Tensor& from, void* to);
+
 // Throws unless both are on one device.
 void sameDevice(const Tensor& a, const Tensor& b, const char* op);

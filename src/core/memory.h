@@ -1,5 +1,5 @@
 #pragma once
-// Counts of memory in use, over all threads of the process.
+// Counts of memory in use, over all threads of the process, for each kind of device.
 #include <atomic>
 #include <cstddef>
 
@@ -12,7 +12,8 @@ struct MemoryStatistics {
   }
 };
 
-inline MemoryStatistics& memoryStatistics() {
-  static MemoryStatistics one;
-  return one;
+// 0: the CPU's, 1: the GPU's.
+inline MemoryStatistics& memoryStatistics(int device = 0) {
+  static MemoryStatistics each[2];
+  return each[device];
 }

@@ -145,8 +145,15 @@ void download(View from, void* host, Done done) {
   size_t bytes = from.size() * dtypeSize(from.dtype);
   stream().enqueue([=] {
     if (bytes) std::memcpy(host, from.data, bytes);
-    done.call(done.context, runningStream()->takeFailure().c_str());
+    done.call(done.context, runningStream()->takeFailure().c_str(), deviceDataCode);
   });
 }
+
+// The CPU's queue costs so little that nothing would be won by a graph.
+void beginCapture() { throw Error("a step can be captured on cuda only", "ERR_DEVICE"); }
+Graph* endCapture(bool) { return nullptr; }
+void replay(Graph*) {}
+void destroyGraph(Graph*) {}
+bool capturing() { return false; }
 
 }  // namespace cpu

@@ -2,6 +2,8 @@
 
 #include <exception>
 
+#include "kernels.h"
+
 namespace cpu {
 namespace {
 thread_local Stream* mine = nullptr;

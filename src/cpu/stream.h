@@ -66,8 +66,6 @@ class Stream {
 };
 
 Stream& stream();         // of the calling thread; made at first use
-void closeStream();       // of the calling thread, when its JavaScript environment ends
-void closeMemory();       // the blocks cached for it, once it is closed
 Stream* runningStream();  // the one whose task this thread runs, or null
 
 // Reports what only a kernel can see (an index out of range). Call it on the kernel's own thread, outside parallelFor.

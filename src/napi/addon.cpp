@@ -303,7 +303,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   });
   define(env, exports, "memory", [](auto& info, Environment& e) {
     auto o = Napi::Object::New(info.Env());
-    auto& s = memoryStatistics();
+    auto& s = memoryStatistics(handleOf(info, 0) != 0);
     o["inUse"] = (double)s.inUse;
     o["cached"] = (double)s.cached;
     o["peak"] = (double)s.peak;
@@ -311,12 +311,46 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     return o;
   });
   define(env, exports, "trim", [](auto& info, Environment&) {
-    backend(Device::cpu).trim();
+    for (auto* backend : backends()) backend->trim();
     return info.Env().Undefined();
   });
   define(env, exports, "resetPeak", [](auto& info, Environment&) {
-    memoryStatistics().peak = memoryStatistics().inUse.load();
+    for (int device : {0, 1}) memoryStatistics(device).peak = memoryStatistics(device).inUse.load();
     return info.Env().Undefined();
+  });
+  define(env, exports, "beginCapture", [](auto& info, Environment&) {
+    backend((Device)(int)handleOf(info, 0)).beginCapture();
+    return info.Env().Undefined();
+  });
+  define(env, exports, "endCapture", [](auto& info, Environment&) -> Napi::Value {
+    auto& on = backend((Device)(int)handleOf(info, 0));
+    Graph* graph = on.endCapture(info[1].template As<Napi::Boolean>());
+    if (!graph) return info.Env().Null();
+    return Napi::External<Graph>::New(info.Env(), graph);
+  });
+  define(env, exports, "replay", [](auto& info, Environment&) {
+    backend(Device::cuda).replay(info[0].template As<Napi::External<Graph>>().Data());
+    return info.Env().Undefined();
+  });
+  define(env, exports, "destroyGraph", [](auto& info, Environment&) {
+    backend(Device::cuda).destroyGraph(info[0].template As<Napi::External<Graph>>().Data());
+    return info.Env().Undefined();
+  });
+  define(env, exports, "cudaReport", [](auto& info, Environment&) {
+    CudaReport report = cudaReport();
+    auto gpus = Napi::Array::New(info.Env());
+    for (auto& gpu : report.gpus) {
+      auto o = Napi::Object::New(info.Env());
+      o["name"] = gpu.name;
+      o["memory"] = (double)gpu.memory;
+      o["capability"] = gpu.capability;
+      gpus[gpus.Length()] = o;
+    }
+    auto o = Napi::Object::New(info.Env());
+    o["gpus"] = gpus;
+    o["reason"] = report.reason;
+    o["driver"] = report.driver;
+    return o;
   });
   define(env, exports, "threads",
          [](auto& info, Environment&) { return Napi::Number::New(info.Env(), cpu::threads()); });
@@ -336,9 +370,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   // Added after the completions' own hook, so it runs before it: first the stream ends, then what it would call.
   env.AddCleanupHook(
       [](Environment* e) {
-        cpu::closeStream();
+        for (auto* backend : backends()) backend->closeStream();
         e->table.clear();
-        cpu::closeMemory();
+        for (auto* backend : backends()) backend->closeMemory();
         delete e;
       },
       instance);

@@ -1,8 +1,6 @@
 #include "napi/completion.h"
 
-#include <condition_variable>
 #include <memory>
-#include <mutex>
 
 #include "core/check.h"
 #include "napi/errors.h"
@@ -12,6 +10,7 @@ struct Completions::Pending {
   Napi::Promise::Deferred deferred;
   Napi::ObjectReference keep;
   std::string failure;
+  const char* code = "";
 };
 
 Completions::Completions(Napi::Env env) {
@@ -24,16 +23,23 @@ Completions::Completions(Napi::Env env) {
 Completions::~Completions() { napi_release_threadsafe_function(settle, napi_tsfn_abort); }
 
 Napi::Promise Completions::read(Napi::Env env, const Tensor& from, Napi::TypedArray to) {
-  auto* p = new Pending{this, Napi::Promise::Deferred::New(env), Napi::Persistent(to.As<Napi::Object>()), {}};
+  auto* p = new Pending{this, Napi::Promise::Deferred::New(env), Napi::Persistent(to.As<Napi::Object>()), {}, ""};
   Napi::Promise promise = p->deferred.Promise();
   if (pending++ == 0) napi_ref_threadsafe_function(env, settle);
   void* host = (char*)to.ArrayBuffer().Data() + to.ByteOffset();
-  auto done = [](void* context, const char* failure) {
+  auto done = [](void* context, const char* failure, const char* code) {
     auto* p = (Pending*)context;
     p->failure = failure;
+    p->code = code;
     napi_call_threadsafe_function(p->owner->settle, p, napi_tsfn_blocking);
   };
-  backend(from.device()).download(from, host, {done, p});
+  try {
+    backend(from.device()).download(from, host, {done, p});
+  } catch (...) {  // nobody will settle it
+    delete p;
+    if (--pending == 0) napi_unref_threadsafe_function(env, settle);
+    throw;
+  }
   return promise;
 }
 
@@ -47,31 +53,9 @@ void Completions::onSettled(napi_env env, napi_value, void* context, void* data)
     if (p->failure.empty()) {
       p->deferred.Resolve(p->keep.Value());
     } else {
-      p->deferred.Reject(errorFor(env, Error(p->failure, "ERR_DEVICE_DATA")));
+      p->deferred.Reject(errorFor(env, Error(p->failure, p->code)));
     }
   } catch (const Napi::Error&) {
     // A worker that is being terminated settles nothing more; called by Node itself, this must not throw.
   }
-}
-
-void readNow(const Tensor& from, void* to) {
-  struct Wait {
-    std::mutex mutex;
-    std::condition_variable ready;
-    bool done = false;
-    std::string failure;
-  } wait;
-  backend(from.device())
-      .download(from, to,
-                {[](void* context, const char* failure) {
-                   auto& w = *(Wait*)context;
-                   std::lock_guard lock(w.mutex);
-                   w.failure = failure;
-                   w.done = true;
-                   w.ready.notify_one();
-                 },
-                 &wait});
-  std::unique_lock lock(wait.mutex);
-  wait.ready.wait(lock, [&] { return wait.done; });
-  if (!wait.failure.empty()) throw Error(wait.failure, "ERR_DEVICE_DATA");
 }

@@ -24,6 +24,3 @@ class Completions {
   int pending = 0;  // promises that are not settled; they keep the process alive
   static void onSettled(napi_env env, napi_value, void* context, void* data);
 };
-
-// Waits on the calling thread. Throws the failure of an earlier kernel.
-void readNow(const Tensor& from, void* to);

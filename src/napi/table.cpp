@@ -101,17 +101,18 @@ void Table::collect(bool full) {
 }
 
 void Table::collectIfDue() {
-  size_t inUse = memoryStatistics().inUse;
+  auto bytes = [] { return memoryStatistics(0).inUse + memoryStatistics(1).inUse; };
+  size_t inUse = bytes();
   if (inUse >= bytesDue) {
     // A young collection frees what was dropped lately. If that is little, the growth is either old garbage or real:
     // one full collection tells, and the mark moves up so that real growth is not asked about again.
     collect(false);
     sweep();
-    if (memoryStatistics().inUse > inUse - inUse / 4) {
+    if (bytes() > inUse - inUse / 4) {
       collect(true);
       sweep();
     }
-    bytesDue = std::max<size_t>(512u << 20, memoryStatistics().inUse * 3 / 2);
+    bytesDue = std::max<size_t>(512u << 20, bytes() * 3 / 2);
   } else if (attached >= sweepDue) {
     collect(false);
     sweep();
@@ -120,13 +121,13 @@ void Table::collectIfDue() {
 }
 
 void Table::collectAll() {
-  backend(Device::cpu).trim();
+  for (auto* backend : backends()) backend->trim();
   sweep();
   collect(false);
   sweep();
   collect(true);
   sweep();
-  backend(Device::cpu).trim();
+  for (auto* backend : backends()) backend->trim();
 }
 
 void Table::clear() {

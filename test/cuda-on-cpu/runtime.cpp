@@ -343,10 +343,10 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   if (!stream || stream->capture) return result(cudaErrorInvalidValue);
   stream->capture = new CUgraph_st;
-  capturing = true;
+  capturing = mode != cudaStreamCaptureModeRelaxed;  // what may not be called meanwhile
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
