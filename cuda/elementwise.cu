@@ -8,17 +8,19 @@ namespace {
 
 #define EACH _Pragma("unroll") for (int k = 0; k < V; k++)
 
-// sin and cos of huge arguments need local memory, which the others' kernel should not set up.
-template <class F>
-constexpr bool circular = std::is_same_v<F, Sin> || std::is_same_v<F, Cos>;
+// sin, cos and pow need local memory for huge arguments: they are computed in double, by kernels of their own.
+template <class C, class F>
+constexpr bool here =
+    std::is_same_v<C, double> || !(std::is_same_v<F, Sin> || std::is_same_v<F, Cos> || std::is_same_v<F, Pow>);
+constexpr bool rare(UnaryOp op) { return op == UnaryOp::sin || op == UnaryOp::cos; }
+constexpr bool rare(BinaryOp op) { return op == BinaryOp::pow; }
 
-template <bool circle>
 struct Unary {
   UnaryOp op;
   template <class C, int V>
   __device__ __forceinline__ void operator()(const C (&x)[1][V], C (&y)[V]) const {
     with(op, [&](auto F) {
-      if constexpr (circular<decltype(F)> == circle) EACH y[k] = F.f(x[0][k]);
+      if constexpr (here<C, decltype(F)>) EACH y[k] = F.f(x[0][k]);
     });
   }
 };
@@ -32,13 +34,12 @@ struct UnaryWhole {
                                       : Relu::f(x[0][k]);
   }
 };
-template <bool circle>
 struct UnaryGrad {
   UnaryOp op;
   template <class C, int V>
   __device__ __forceinline__ void operator()(const C (&x)[2][V], C (&dx)[V]) const {
     with(op, [&](auto F) {
-      if constexpr (circular<decltype(F)> == circle) EACH dx[k] = x[1][k] * F.df(x[0][k], F.f(x[0][k]));
+      if constexpr (here<C, decltype(F)>) EACH dx[k] = x[1][k] * F.df(x[0][k], F.f(x[0][k]));
     });
   }
 };
@@ -47,7 +48,9 @@ struct Binary {
   BinaryOp op;
   template <class C, int V>
   __device__ __forceinline__ void operator()(const C (&x)[2][V], C (&y)[V]) const {
-    with(op, [&](auto F) { EACH y[k] = F.f(x[0][k], x[1][k]); });
+    with(op, [&](auto F) {
+      if constexpr (here<C, decltype(F)> || std::is_integral_v<C>) EACH y[k] = F.f(x[0][k], x[1][k]);
+    });
   }
 };
 template <class C>
@@ -61,7 +64,10 @@ struct BinaryScalar {
       EACH y[k] = x[0][k] * x[0][k];
       return;
     }
-    with(op, [&](auto F) { EACH y[k] = F.f(first ? value : x[0][k], first ? x[0][k] : value); });
+    with(op, [&](auto F) {
+      if constexpr (here<C, decltype(F)> || std::is_integral_v<C>)
+        EACH y[k] = F.f(first ? value : x[0][k], first ? x[0][k] : value);
+    });
   }
 };
 struct BinaryGrad {
@@ -70,10 +76,8 @@ struct BinaryGrad {
   template <class C, int V>
   __device__ __forceinline__ void operator()(const C (&x)[3][V], C (&d)[V]) const {
     with(op, [&](auto F) {
-      if (first)
-        EACH d[k] = x[2][k] * F.da(x[0][k], x[1][k]);
-      else
-        EACH d[k] = x[2][k] * F.db(x[0][k], x[1][k]);
+      if constexpr (here<C, decltype(F)>)
+        EACH d[k] = x[2][k] * (first ? F.da(x[0][k], x[1][k]) : F.db(x[0][k], x[1][k]));
     });
   }
 };
@@ -136,22 +140,30 @@ __global__ void __launch_bounds__(mapThreads) whereKernel(const __grid_constant_
   }
 }
 
-// All views of one dtype: a kernel for each float type, one for all integers.
-template <int N, class Fn>
-void mapFloats(const char* name, const View* const (&views)[N + 1], Fn fn) {
-  withFloat(views[0]->dtype, [&](auto tag) {
+// make(Tag<C>) makes what computes with C. A kernel for each float type, one for float64 and all that is rare, one for
+// integers.
+template <class R, int N, class Make>
+void mapLike(const char* name, Dtype like, bool rare, const View* const (&views)[N + 1], Make make) {
+  auto result = [](auto c) {
+    if constexpr (std::is_same_v<R, bool>)
+      return Tag<bool>{};
+    else
+      return c;
+  };
+  auto typed = [&](auto tag) {
     using T = typename decltype(tag)::type;
-    map<Wide<T>, Wide<T>, T, T, N>(name, views, fn);
-  });
-}
-template <class Fn>
-void withWide(Dtype t, Fn&& fn) {
-  if (t == Dtype::float64)
-    fn(Tag<double>{});
-  else if (isFloat(t))
-    fn(Tag<float>{});
-  else
-    fn(Tag<int64_t>{});
+    using Out = std::conditional_t<std::is_same_v<R, bool>, bool, T>;
+    using Result = typename decltype(result(Tag<float>{}))::type;
+    map<float, Result, T, Out, N>(name, views, make(Tag<float>{}));
+  };
+  if (like == Dtype::float64 || rare)
+    mapAny<double, typename decltype(result(Tag<double>{}))::type, N>(name, views, make(Tag<double>{}));
+  else if (like == Dtype::float32)
+    typed(Tag<float>{});
+  else if (like == Dtype::bfloat16)
+    typed(Tag<bf16>{});
+  else if (like == Dtype::float16)
+    typed(Tag<f16>{});
 }
 
 }  // namespace
@@ -160,58 +172,46 @@ void accumulate(View x, View y) { binary(BinaryOp::add, y, x, y); }
 
 void unary(UnaryOp op, View x, View y) {
   if (!isFloat(x.dtype)) return mapAny<int64_t, int64_t, 1>("unary", {&y, &x}, UnaryWhole{op});
-  if (op == UnaryOp::sin || op == UnaryOp::cos) return mapFloats<1>("unary", {&y, &x}, Unary<true>{op});
-  mapFloats<1>("unary", {&y, &x}, Unary<false>{op});
+  mapLike<void, 1>("unary", x.dtype, rare(op), {&y, &x}, [&](auto) { return Unary{op}; });
 }
 
 void unaryGrad(UnaryOp op, View x, View dy, View dx) {
-  if (op == UnaryOp::sin || op == UnaryOp::cos) return mapFloats<2>("unaryGrad", {&dx, &x, &dy}, UnaryGrad<true>{op});
-  mapFloats<2>("unaryGrad", {&dx, &x, &dy}, UnaryGrad<false>{op});
+  mapLike<void, 2>("unaryGrad", x.dtype, rare(op), {&dx, &x, &dy}, [&](auto) { return UnaryGrad{op}; });
 }
 
 void binary(BinaryOp op, View a, View b, View y) {
   if (!isFloat(y.dtype)) return mapAny<int64_t, int64_t, 2>("binary", {&y, &a, &b}, Binary{op});
-  mapFloats<2>("binary", {&y, &a, &b}, Binary{op});
+  mapLike<void, 2>("binary", y.dtype, rare(op), {&y, &a, &b}, [&](auto) { return Binary{op}; });
 }
 
 void binaryScalar(BinaryOp op, View x, double value, bool first, View y) {
   const bool square = op == BinaryOp::pow && !first && value == 2;
-  withWide(y.dtype, [&](auto tag) {
+  auto make = [&](auto tag) {
     using C = typename decltype(tag)::type;
-    const BinaryScalar<C> fn{op, first, square, (C)value};
-    if constexpr (std::is_same_v<C, int64_t>) {
-      mapAny<C, C, 1>("binaryScalar", {&y, &x}, fn);
-    } else {
-      withFloat(y.dtype, [&](auto type) {
-        using T = typename decltype(type)::type;
-        if constexpr (std::is_same_v<Wide<T>, C>) map<C, C, T, T, 1>("binaryScalar", {&y, &x}, fn);
-      });
-    }
-  });
+    return BinaryScalar<C>{op, first, square, (C)value};
+  };
+  if (!isFloat(y.dtype)) return mapAny<int64_t, int64_t, 1>("binaryScalar", {&y, &x}, make(Tag<int64_t>{}));
+  mapLike<void, 1>("binaryScalar", y.dtype, rare(op) && !square, {&y, &x}, make);
 }
 
 void binaryGrad(BinaryOp op, bool first, View a, View b, View dy, View d) {
-  mapFloats<3>("binaryGrad", {&d, &a, &b, &dy}, BinaryGrad{op, first});
+  mapLike<void, 3>("binaryGrad", d.dtype, rare(op), {&d, &a, &b, &dy}, [&](auto) { return BinaryGrad{op, first}; });
 }
 
 void compare(CompareOp op, View a, View b, View y) {
   if (!isFloat(a.dtype)) return mapAny<int64_t, bool, 2>("compare", {&y, &a, &b}, Compare{op});
-  withFloat(a.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    map<Wide<T>, bool, T, bool, 2>("compare", {&y, &a, &b}, Compare{op});
-  });
+  mapLike<bool, 2>("compare", a.dtype, false, {&y, &a, &b}, [&](auto) { return Compare{op}; });
 }
 
 void compareScalar(CompareOp op, View x, double value, View y) {
-  if (!isFloat(x.dtype)) {  // an integer is compared with a fraction as a double
-    if (value == (double)(int64_t)value)
-      return mapAny<int64_t, bool, 1>("compareScalar", {&y, &x}, CompareScalar<int64_t>{op, (int64_t)value});
-    return mapAny<double, bool, 1>("compareScalar", {&y, &x}, CompareScalar<double>{op, value});
-  }
-  withFloat(x.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    map<Wide<T>, bool, T, bool, 1>("compareScalar", {&y, &x}, CompareScalar<Wide<T>>{op, (Wide<T>)value});
-  });
+  auto make = [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    return CompareScalar<C>{op, (C)value};
+  };
+  // An integer is compared with a fraction as a double.
+  if (!isFloat(x.dtype) && value == (double)(int64_t)value)
+    return mapAny<int64_t, bool, 1>("compareScalar", {&y, &x}, make(Tag<int64_t>{}));
+  mapLike<bool, 1>("compareScalar", x.dtype, !isFloat(x.dtype), {&y, &x}, make);
 }
 
 void where(View condition, View a, View b, View y) {
@@ -231,18 +231,16 @@ void clamp(View x, double low, double high, View y) {
     auto bound = [](double v) { return v >= 9e18 ? (int64_t)9e18 : v <= -9e18 ? (int64_t)-9e18 : (int64_t)v; };
     return mapAny<int64_t, int64_t, 1>("clamp", {&y, &x}, Clamp<int64_t>{bound(low), bound(high)});
   }
-  withFloat(x.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    using C = Wide<T>;
-    map<C, C, T, T, 1>("clamp", {&y, &x}, Clamp<C>{(C)low, (C)high});
+  mapLike<void, 1>("clamp", x.dtype, false, {&y, &x}, [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    return Clamp<C>{(C)low, (C)high};
   });
 }
 
 void clampGrad(View x, View dy, double low, double high, View dx) {
-  withFloat(x.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    using C = Wide<T>;
-    map<C, C, T, T, 2>("clampGrad", {&dx, &x, &dy}, ClampGrad<C>{(C)low, (C)high});
+  mapLike<void, 2>("clampGrad", x.dtype, false, {&dx, &x, &dy}, [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    return ClampGrad<C>{(C)low, (C)high};
   });
 }
 

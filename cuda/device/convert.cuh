@@ -39,6 +39,29 @@ HD T missing() {
     return stored<T>((Wide<T>)__builtin_nanf(""));
 }
 
+// withDtype, on the device.
+template <class Fn>
+__device__ __forceinline__ void withAny(Dtype t, Fn&& fn) {
+  switch (t) {
+    case Dtype::float32:
+      return fn(Tag<float>{});
+    case Dtype::float64:
+      return fn(Tag<double>{});
+    case Dtype::bfloat16:
+      return fn(Tag<bf16>{});
+    case Dtype::float16:
+      return fn(Tag<f16>{});
+    case Dtype::int32:
+      return fn(Tag<int32_t>{});
+    case Dtype::int64:
+      return fn(Tag<int64_t>{});
+    case Dtype::uint8:
+      return fn(Tag<uint8_t>{});
+    case Dtype::boolean:
+      return fn(Tag<bool>{});
+  }
+}
+
 // Elements that are moved as they are: fn(Tag<an unsigned integer of the size>).
 template <class Fn>
 void withBits(Dtype t, Fn&& fn) {

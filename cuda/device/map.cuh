@@ -16,68 +16,70 @@ constexpr int packOf() {
 }
 
 // So many blocks that the last ones to finish do not matter, each of which goes on through the items.
-inline unsigned gridFor(int64_t items, int perThread = 1) {
-  int64_t blocks = (items + mapThreads * perThread - 1) / (mapThreads * perThread);
+inline unsigned gridFor(int64_t items) {
+  const int64_t blocks = (items + mapThreads - 1) / mapThreads;
   return (unsigned)std::min<int64_t>(blocks, (int64_t)device().processors * 32);
 }
 
-// A thread loads `ahead` packs of each input before it computes with the first; what is not packed goes element by
-// element, as many ahead. Inputs are of type In, computed with as C; fn makes R of them, which is stored as Out.
-template <class C, class R, class In, class Out, int N, class Fn>
-__global__ void __launch_bounds__(mapThreads) mapKernel(const __grid_constant__ Walk<N + 1> walk, const Fn fn) {
-  constexpr int V = packOf<In, Out>(), ahead = N == 1 ? 4 : 2;
-  const uint32_t step = gridDim.x * mapThreads, thread = blockIdx.x * mapThreads + threadIdx.x;
-  C x[N][V];
-  R y[V];
-  for (uint32_t first = thread; first < walk.packs; first += step * ahead) {
-    Pack<In, V> in[ahead][N];
-    int64_t to[ahead];
+template <class In, int V, int N>
+__device__ __forceinline__ void loadItem(const Walk<N + 1>& walk, uint32_t item, Pack<In, V> (&in)[N]) {
+  int64_t at[N + 1];
+  if (item < walk.packs) {
+    walk.template locatePack<V>(item, at);
 #pragma unroll
-    for (int u = 0; u < ahead; u++) {
-      if (first + u * step >= walk.packs) break;
-      int64_t at[N + 1];
-      walk.template locatePack<V>(first + u * step, at);
-      to[u] = at[0];
-#pragma unroll
-      for (int v = 0; v < N; v++) in[u][v] = loadPackOf<In, V>(walk, v + 1, at[v + 1]);
-    }
-#pragma unroll
-    for (int u = 0; u < ahead; u++) {
-      if (first + u * step >= walk.packs) break;
-#pragma unroll
-      for (int v = 0; v < N; v++)
-#pragma unroll
-        for (int k = 0; k < V; k++) x[v][k] = loaded<C>(in[u][v].at[k]);
-      fn(x, y);
-      Pack<Out, V> out;
-#pragma unroll
-      for (int k = 0; k < V; k++) out.at[k] = stored<Out>(y[k]);
-      storePack<V>(walk.template as<Out>(0) + to[u], out);
-    }
+    for (int v = 0; v < N; v++) in[v] = loadPackOf<In, V>(walk, v + 1, at[v + 1]);
+    return;
   }
-  for (uint32_t first = walk.packs * V + thread; first < walk.count; first += step * V) {
-    int64_t to[V];
 #pragma unroll
-    for (int k = 0; k < V; k++) {
-      int64_t at[N + 1];
-      walk.locateElement(min(first + k * step, walk.count - 1), at);
-      to[k] = at[0];
+  for (int k = 0; k < V; k++) {
+    walk.locateElement(min(walk.template elementOf<V>(item, k), walk.count - 1), at);
 #pragma unroll
-      for (int v = 0; v < N; v++) x[v][k] = loaded<C>(walk.template as<In>(v + 1)[at[v + 1]]);
-    }
+    for (int v = 0; v < N; v++) in[v].at[k] = walk.template as<In>(v + 1)[at[v + 1]];
+  }
+}
+
+// Inputs are of type In, computed with as C; fn makes R of them, which is stored as Out. The next item's elements are
+// on their way while fn has the last one's.
+template <class C, class R, class In, class Out, int N, class Fn>
+__global__ void __launch_bounds__(mapThreads, N <= 2 ? 4 : 2)
+    mapKernel(const __grid_constant__ Walk<N + 1> walk, const Fn fn) {
+  constexpr int V = packOf<In, Out>();
+  const uint32_t step = gridDim.x * mapThreads;
+  Pack<In, V> in[N];
+  uint32_t item = blockIdx.x * mapThreads + threadIdx.x;
+  if (item < walk.items) loadItem(walk, item, in);
+  for (; item < walk.items; item += step) {
+    C x[N][V];
+    R y[V];
+    Pack<Out, V> out;
+#pragma unroll
+    for (int v = 0; v < N; v++)
+#pragma unroll
+      for (int k = 0; k < V; k++) x[v][k] = loaded<C>(in[v].at[k]);
+    if (item + step < walk.items) loadItem(walk, item + step, in);
     fn(x, y);
 #pragma unroll
-    for (int k = 0; k < V; k++)
-      if (first + k * step < walk.count) walk.template as<Out>(0)[to[k]] = stored<Out>(y[k]);
+    for (int k = 0; k < V; k++) out.at[k] = stored<Out>(y[k]);
+    int64_t at[N + 1];
+    if (item < walk.packs) {
+      walk.template locatePack<V>(item, at);
+      storePack<V>(walk.template as<Out>(0) + at[0], out);
+      continue;
+    }
+#pragma unroll
+    for (int k = 0; k < V; k++) {
+      const uint32_t i = walk.template elementOf<V>(item, k);
+      if (i >= walk.count) break;
+      walk.locateElement(i, at);
+      walk.template as<Out>(0)[at[0]] = out.at[k];
+    }
   }
 }
 
 template <class C, class R, class In, class Out, int N, class Fn>
 void mapPart(const char* name, const Axes<N + 1>& part, Fn fn) {
-  constexpr int V = packOf<In, Out>(), ahead = N == 1 ? 4 : 2;
-  const Walk<N + 1> walk(part, V);
-  launch(name, mapKernel<C, R, In, Out, N, Fn>,
-         {walk.packs ? gridFor(walk.packs, ahead) : gridFor(walk.count, V), mapThreads}, walk, fn);
+  const Walk<N + 1> walk(part, packOf<In, Out>());
+  launch(name, mapKernel<C, R, In, Out, N, Fn>, {gridFor(walk.items), mapThreads}, walk, fn);
 }
 template <class C, class R, class In, class Out, int N, class Fn>
 void map(const char* name, const View* const (&views)[N + 1], Fn fn) {
@@ -102,12 +104,12 @@ __global__ void __launch_bounds__(mapThreads)
     walk.locateElement(i, at);
 #pragma unroll
     for (int v = 0; v < N; v++)
-      withDtype(types.at[v + 1], [&](auto tag) {
+      withAny(types.at[v + 1], [&](auto tag) {
         using T = typename decltype(tag)::type;
         x[v][0] = loaded<C>(walk.template as<T>(v + 1)[at[v + 1]]);
       });
     fn(x, y);
-    withDtype(types.at[0], [&](auto tag) {
+    withAny(types.at[0], [&](auto tag) {
       using T = typename decltype(tag)::type;
       walk.template as<T>(0)[at[0]] = stored<T>(y[0]);
     });

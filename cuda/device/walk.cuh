@@ -83,6 +83,7 @@ template <int N>
 struct Walk {
   uint32_t count;  // elements
   uint32_t packs;  // whole packs at the start, each of which lies in order in every view, or is one element repeated
+  uint32_t items;  // the packs, then as many elements an item, `items - packs` apart
   int32_t rank;
   bool repeats[N];  // the last axis of this view has stride 0
   Divisor last;     // packs, or else elements, along the last axis
@@ -106,12 +107,19 @@ struct Walk {
       }
     }
     packs = packed ? count / pack : 0;
+    items = packs + (count - packs * pack + pack - 1) / pack;
     last = Divisor((uint32_t)(packed && length >= pack ? length / pack : length));
   }
 
   template <class T>
   __device__ __forceinline__ T* as(int v) const {
     return (T*)data[v];
+  }
+
+  // The number of element k of an item behind the packs; not below `count` where the item has fewer.
+  template <int pack>
+  __device__ __forceinline__ uint32_t elementOf(uint32_t item, int k) const {
+    return packs * pack + (item - packs) + k * (items - packs);
   }
 
   // Where a pack, or where an element lies in each view.
