@@ -11,9 +11,6 @@
 namespace cuda {
 namespace {
 
-template <class T>
-using Sums = Exponentials<Compute<T>>;
-
 // Class numbers of any integer type.
 struct Targets {
   const void* data;
@@ -32,18 +29,6 @@ Targets targetsOf(View targets, int64_t ignore, int64_t classes) {
   return {targets.data, targets.dtype, ignore, classes};
 }
 
-// Sums of a row that is read once; most of it may stay behind in `v`.
-template <bool whole, int held, class T, int size>
-__device__ __forceinline__ Sums<T> sumsOf(const Row<T>& in, Team<Sums<T>>& team, Pack<T, size> (&v)[held]) {
-  using C = Compute<T>;
-  Sums<T> mine;
-  eachPart<whole, held>(in, team.rank, team.width, [&](int first) {
-    loadPart(v, in, first, team.width, T(lowest<C>()));
-    mine.template add<T, held * size>([&](int i) { return (C)v[i / size].at[i % size]; });
-  });
-  return team.reduce(mine, Sums<T>::join);
-}
-
 // The loss of each row, NaN where its target is out of range, and its statistics. One team a row.
 template <class T, int held>
 __global__ void __launch_bounds__(512) crossEntropyKernel(const T* logits, Targets targets, int64_t rows, int width,
@@ -54,8 +39,8 @@ __global__ void __launch_bounds__(512) crossEntropyKernel(const T* logits, Targe
   const T* start = logits + row * n;
   const int64_t target = row < rows ? targets.at(row) : 0;
   const bool wanted = row < rows && !targets.ignored(target);
-  const Row<T> in(start, wanted ? (int)n : 0, Row<T>::shiftOf(start));
-  Pack<T, perPack<T>> v[held];
+  const Row<T, false> in(start, wanted ? (int)n : 0, Row<T, false>::shiftOf(start));
+  Words<T, perPack<T>> v[held];
   const Sums<T> sums = sumsOf<false>(in, team, v);
   if (!wanted || team.rank) return;
   const bool valid = targets.valid(target);
@@ -100,14 +85,15 @@ __global__ void __launch_bounds__(1024)
 template <class T>
 struct Gradient {
   using C = Compute<T>;
-  int64_t target;
-  bool ignored, valid;
-  C largest, scale, share;
+  int target;
+  bool valid;
+  C largest, scale, share, otherwise;
 
-  __device__ T of(T logit, int column) const {
-    if (!valid) return T(ignored ? C(0) : C(NAN));
-    const C y = exponential<T>((C)logit, largest) * scale;
-    return T(column == target ? y - share : y);
+  __device__ Gradient(const Targets& targets, int64_t target)
+      : target((int)target), valid(targets.valid(target)), otherwise(targets.ignored(target) ? C(0) : C(NAN)) {}
+  __device__ C of(C logit, int column) const {
+    const C y = exponential<T>(logit, largest) * scale;
+    return !valid ? otherwise : column == target ? y - share : y;
   }
 };
 
@@ -120,24 +106,19 @@ __global__ void __launch_bounds__(512)
   const Team<Compute<T>> team(width);
   const int64_t row = team.row(), at = row * targets.classes;
   if (row >= rows) return;
-  const int shift = Row<T>::shiftOf(logits + at);
-  const Row<T> in(logits + at, (int)targets.classes, shift), out(dlogits + at, (int)targets.classes, shift);
-  Gradient<T> gradient;
-  gradient.target = targets.at(row);
-  gradient.ignored = targets.ignored(gradient.target);
-  gradient.valid = targets.valid(gradient.target);
+  const int shift = Row<T, false>::shiftOf(logits + at);
+  const Row<T, false> in(logits + at, (int)targets.classes, shift), out(dlogits + at, (int)targets.classes, shift);
+  Gradient<T> gradient(targets, targets.at(row));
   gradient.share = *share;
   gradient.largest = stats[2 * row];
   gradient.scale = stats[2 * row + 1] * gradient.share;
   eachPart<false, held>(in, team.rank, width, [&](int first) {
-    Pack<T, size> v[held];
-    if (gradient.valid) loadPart(v, in, first, width);
+    Words<T, size> v[held];
+    loadPart(v, in, first, width);
 #pragma unroll
     for (int k = 0; k < held; k++) {
       const int pack = first + k * width;
-#pragma unroll
-      for (int j = 0; j < size; j++) v[k].at[j] = gradient.of(v[k].at[j], in.column(pack) + j);
-      out.store(pack, v[k]);
+      out.store(pack, Words<T, size>::from([&](int j) { return gradient.of(v[k][j], out.column(pack) + j); }));
     }
   });
 }
@@ -151,17 +132,16 @@ __global__ void __launch_bounds__(1024) finishRowsKernel(C* logits, Targets targ
   Team<Sums<C>> team(width, sharedMemory<typename Team<Sums<C>>::Shared>());
   const int64_t row = team.row(), n = targets.classes;
   C* start = logits + row * n;
-  const int shift = Row<C>::shiftOf(start);
-  Gradient<C> gradient;
-  gradient.target = row < rows ? targets.at(first + row) : 0;
-  gradient.ignored = targets.ignored(gradient.target);
-  gradient.valid = targets.valid(gradient.target);
-  const Row<C> in(start, row < rows && gradient.valid ? (int)n : 0, shift), out(start, row < rows ? (int)n : 0, shift);
-  Pack<C, size> v[held];
+  const int shift = Row<C, whole>::shiftOf(start);
+  const int64_t target = row < rows ? targets.at(first + row) : 0;
+  Gradient<C> gradient(targets, target);
+  const Row<C, whole> in(start, row < rows && gradient.valid ? (int)n : 0, shift),
+      out(start, row < rows ? (int)n : 0, shift);
+  Words<C, size> v[held];
   const Sums<C> sums = sumsOf<whole>(in, team, v);
-  if (team.rank == 0 && row < rows && !gradient.ignored) {
-    if (!gradient.valid) report(failure, first + row, gradient.target, n);
-    losses[first + row] = gradient.valid ? math::log(sums.total()) - (start[gradient.target] - sums.largest) : C(NAN);
+  if (team.rank == 0 && row < rows && !targets.ignored(target)) {
+    if (!gradient.valid) report(failure, first + row, target, n);
+    losses[first + row] = gradient.valid ? math::log(sums.total()) - (start[target] - sums.largest) : C(NAN);
   }
   if (!share) return;
   if (width > 32)
@@ -176,9 +156,7 @@ __global__ void __launch_bounds__(1024) finishRowsKernel(C* logits, Targets targ
 #pragma unroll
     for (int k = 0; k < held; k++) {
       const int pack = part + k * width;
-#pragma unroll
-      for (int j = 0; j < size; j++) v[k].at[j] = gradient.of(v[k].at[j], out.column(pack) + j);
-      out.store(pack, v[k]);
+      out.store(pack, Words<C, size>::from([&](int j) { return gradient.of(v[k][j], out.column(pack) + j); }));
     }
   });
 }
@@ -213,7 +191,7 @@ void linear(View x, View weight, const Targets& targets, View logits, View loss,
     const View part = rowsFrom(x, first, count), z = rowsFrom(logits, 0, count);
     matmul(part, transposed(weight), z, 1, 0);
     const RowPlan plan =
-        planRows<C>(count, targets.classes, z.data, 1024, true, sizeof(typename Team<Sums<C>>::Shared), op);
+        planRows<C>(op, count, targets.classes, {z.data}, 1024, 1024, sizeof(typename Team<Sums<C>>::Shared));
     withPlan<C, true>(plan, [&](auto h) {
       launch(op, finishRowsKernel<C, h.held, h.whole>, plan.grid, z.as<C>(), targets, first, count, plan.width,
              wanted ? share.as<C>() : nullptr, losses.as<C>(), failed);
@@ -235,7 +213,7 @@ void crossEntropy(View logits, View targets, int64_t ignore, View loss, View sta
     const int64_t rows = logits.rows(), n = logits.cols();
     const Targets of = targetsOf(targets, ignore, n);
     const Scratch losses(rows * sizeof(C));
-    const RowPlan plan = planRows<T>(rows, n, logits.data, 256, false, sizeof(typename Team<Sums<T>>::Shared), op);
+    const RowPlan plan = planRows<T>(op, rows, n, {logits.data}, 256, 0, sizeof(typename Team<Sums<T>>::Shared));
     launch(op, crossEntropyKernel<T, 4>, plan.grid, logits.as<T>(), of, rows, plan.width, losses.as<C>(), stats.as<C>(),
            failure(sentence::targetOfClasses, op));
     meanLoss<C>(losses.as<C>(), of, rows, loss.as<C>(), {}, nullptr, op);
@@ -251,7 +229,7 @@ void crossEntropyGrad(View logits, View targets, int64_t ignore, View stats, Vie
     const Targets of = targetsOf(targets, ignore, n);
     const Scratch share(sizeof(C));
     meanLoss<C>(nullptr, of, rows, nullptr, dy, share.as<C>(), op);
-    const RowPlan plan = planRows<T>(rows, n, logits.data, 256, false, 0, op);
+    const RowPlan plan = planRows<T>(op, rows, n, {logits.data}, 256, 0, 0);
     launch(op, crossEntropyGradKernel<T, 4>, plan.grid, logits.as<T>(), of, rows, plan.width, stats.as<C>(),
            share.as<C>(), dlogits.as<T>());
   });

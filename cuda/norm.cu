@@ -30,14 +30,14 @@ struct Norm {
 
 // y = (x - mean) * rstd * weight + bias, the mean only if centred.
 template <class T, int held, bool whole, bool centred>
-__global__ void __launch_bounds__(1024) normKernel(const Norm<T> a) {
+__global__ void __launch_bounds__(512) normKernel(const Norm<T> a) {
   using C = Compute<T>;
   constexpr int size = perPack<T>;
   Team<Two<C>> team(a.width, sharedMemory<typename Team<Two<C>>::Shared>());
   const int64_t row = team.row(), at = row * a.n;
-  const int length = row < a.rows ? a.n : 0, shift = Row<T>::shiftOf(a.x + at);
-  const Row<T> x(a.x + at, length, shift), out(a.y + at, length, shift);
-  Pack<T, size> v[held];
+  const int length = row < a.rows ? a.n : 0, shift = Row<T, whole>::shiftOf(a.x + at);
+  const Row<T, whole> x(a.x + at, length, shift), out(a.y + at, length, shift);
+  Words<T, size> v[held];
 
   // Before the mean is known, what is near it: the mean of the row's first part, which is all of it if whole. Squares
   // of differences from that cannot cancel badly: it is as near as the row's spread times the number of parts.
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(1024) normKernel(const Norm<T> a) {
 #pragma unroll
     for (int k = 0; k < held; k++)
 #pragma unroll
-      for (int j = 0; j < size; j++) s += (C)v[k].at[j];
+      for (int j = 0; j < size; j++) s += v[k][j];
     pilot = team.sum({s, C(0)}).first / (C)min(a.n, x.column(held * a.width));
   }
 
@@ -56,13 +56,12 @@ __global__ void __launch_bounds__(1024) normKernel(const Norm<T> a) {
   eachPart<whole, held>(x, team.rank, a.width, [&](int first) {
     if (!centred || !whole) loadPart(v, x, first, a.width);
     if (!centred && a.residual) {
-      const Row<T> more(a.residual + at, length, shift), sum(a.sum + at, length, shift);
-      Pack<T, size> r[held];
+      const Row<T, whole> more(a.residual + at, length, shift), sum(a.sum + at, length, shift);
+      Words<T, size> r[held];
       loadPart(r, more, first, a.width);
 #pragma unroll
       for (int k = 0; k < held; k++) {
-#pragma unroll
-        for (int j = 0; j < size; j++) v[k].at[j] = T((C)v[k].at[j] + (C)r[k].at[j]);  // as rounded from here on
+        v[k] = Words<T, size>::from([&](int j) { return v[k][j] + r[k][j]; });  // as rounded from here on
         sum.store(first + k * a.width, v[k]);
       }
     }
@@ -70,13 +69,14 @@ __global__ void __launch_bounds__(1024) normKernel(const Norm<T> a) {
     for (int k = 0; k < held; k++)
 #pragma unroll
       for (int j = 0; j < size; j++) {
-        C d = (C)v[k].at[j] - pilot;
+        C d = v[k][j] - pilot;
         if (centred && !x.inside(x.column(first + k * a.width) + j)) d = 0;
         sums.first += d;
         sums.second += d * d;
       }
   });
   sums = team.sum(sums);
+  forget(v);
   const C off = centred ? sums.first / (C)a.n : C(0), mean = pilot + off;
   const C rstd = C(1) / math::sqrt(sums.second / (C)a.n - off * off + a.eps);
   if (team.rank == 0 && row < a.rows) {
@@ -85,27 +85,26 @@ __global__ void __launch_bounds__(1024) normKernel(const Norm<T> a) {
   }
 
   eachPart<whole, held>(x, team.rank, a.width, [&](int first) {
-    if (!whole) loadPart(v, Row<T>((!centred && a.residual ? a.sum : a.x) + at, length, shift), first, a.width);
+    if (!whole) loadPart(v, Row<T, whole>((!centred && a.residual ? a.sum : a.x) + at, length, shift), first, a.width);
 #pragma unroll
     for (int k = 0; k < held; k++) {
       const int pack = first + k * a.width, column = x.column(pack);
       C result[size];
 #pragma unroll
-      for (int j = 0; j < size; j++) result[j] = ((C)v[k].at[j] - mean) * rstd;
+      for (int j = 0; j < size; j++) result[j] = (v[k][j] - mean) * rstd;
       if (a.weight) {
-        const auto w = loadParameter<size>(a.weight, column, length);
+        C w[size];
+        loadParameter<whole>(w, a.weight, column, length);
 #pragma unroll
-        for (int j = 0; j < size; j++) result[j] *= w.at[j];
+        for (int j = 0; j < size; j++) result[j] *= w[j];
       }
       if (centred && a.bias) {
-        const auto b = loadParameter<size>(a.bias, column, length);
+        C b[size];
+        loadParameter<whole>(b, a.bias, column, length);
 #pragma unroll
-        for (int j = 0; j < size; j++) result[j] += b.at[j];
+        for (int j = 0; j < size; j++) result[j] += b[j];
       }
-      Pack<T, size> to;
-#pragma unroll
-      for (int j = 0; j < size; j++) to.at[j] = T(result[j]);
-      out.store(pack, to);
+      out.store(pack, Words<T, size>::from([&](int j) { return result[j]; }));
     }
   });
 }
@@ -123,18 +122,18 @@ struct NormGrad {
 
 // What a row's elements need for their gradient. With h = (x - mean) * rstd and g = dy * weight:
 // dx = rstd * (g - mean(g) - h * mean(g h)) + dsum, without mean(g) if not centred.
-template <class T, int held, bool centred>
+template <class T, int held, bool even, bool centred>
 struct RowGrad {
   using C = Compute<T>;
   static constexpr int size = perPack<T>;
   const NormGrad<T>& a;
   const int length;
-  const Row<T> x, dy, dsum, dx;
+  const Row<T, even> x, dy, dsum, dx;
   const C mean, rstd;
-  Pack<T, size> v[held], d[held], more[held];
+  Words<T, size> v[held], d[held], more[held];
 
   __device__ RowGrad(const NormGrad<T>& a, int64_t row)
-      : RowGrad(a, row, row < a.rows ? a.n : 0, row * a.n, Row<T>::shiftOf(a.x + row * a.n)) {}
+      : RowGrad(a, row, row < a.rows ? a.n : 0, row * a.n, Row<T, even>::shiftOf(a.x + row * a.n)) {}
   __device__ RowGrad(const NormGrad<T>& a, int64_t row, int length, int64_t at, int shift)
       : a(a),
         length(length),
@@ -150,22 +149,25 @@ struct RowGrad {
     loadPart(d, dy, first, a.width);
     if (!centred && a.dsum) loadPart(more, dsum, first, a.width);
   }
-  __device__ __forceinline__ C hat(int k, int j) const { return ((C)v[k].at[j] - mean) * rstd; }
-  __device__ __forceinline__ Pack<C, size> weight(int pack) const {
-    Pack<C, size> w;
-    if (a.weight) return loadParameter<size>(a.weight, x.column(pack), length);
+  __device__ __forceinline__ C hat(int k, int j) const { return (v[k][j] - mean) * rstd; }
+  __device__ __forceinline__ void weight(C (&w)[size], int pack) const {
+    if (a.weight) return loadParameter<even>(w, a.weight, x.column(pack), length);
 #pragma unroll
-    for (int j = 0; j < size; j++) w.at[j] = 1;
-    return w;
+    for (int j = 0; j < size; j++) w[j] = 1;
+  }
+  __device__ __forceinline__ void forgetFloats() {
+    forget(v);
+    forget(d);
   }
   // Adds this part's g h and g; elements beside the row have dy = 0.
   __device__ __forceinline__ void add(int first, Two<C>& sums) const {
 #pragma unroll
     for (int k = 0; k < held; k++) {
-      const auto w = weight(first + k * a.width);
+      C w[size];
+      weight(w, first + k * a.width);
 #pragma unroll
       for (int j = 0; j < size; j++) {
-        const C g = (C)d[k].at[j] * w.at[j];
+        const C g = d[k][j] * w[j];
         sums.first += g * hat(k, j);
         if (centred) sums.second += g;
       }
@@ -175,15 +177,12 @@ struct RowGrad {
 #pragma unroll
     for (int k = 0; k < held; k++) {
       const int pack = first + k * a.width;
-      const auto w = weight(pack);
-      Pack<T, size> to;
-#pragma unroll
-      for (int j = 0; j < size; j++) {
-        C result = rstd * ((C)d[k].at[j] * w.at[j] - (centred ? means.second : C(0)) - hat(k, j) * means.first);
-        if (!centred && a.dsum) result += (C)more[k].at[j];
-        to.at[j] = T(result);
-      }
-      dx.store(pack, to);
+      C w[size];
+      weight(w, pack);
+      dx.store(pack, Words<T, size>::from([&](int j) {
+                 const C result = rstd * (d[k][j] * w[j] - (centred ? means.second : C(0)) - hat(k, j) * means.first);
+                 return !centred && a.dsum ? result + more[k][j] : result;
+               }));
     }
   }
 };
@@ -198,7 +197,7 @@ struct NormGradShared {
 
 // Adds the columns' sums of all teams of the block into `to`, the block's row of partial sums.
 template <class C, int held, int size>
-__device__ void joinColumns(const Team<Two<C>>& team, C (&sums)[held][size], int shift, int n, C* columns, C* to) {
+__device__ void joinColumns(const Team<Two<C>>& team, C (&sums)[held][size], int n, C* columns, C* to) {
 #pragma unroll
   for (int k = 0; k < held; k++)
 #pragma unroll
@@ -206,17 +205,17 @@ __device__ void joinColumns(const Team<Two<C>>& team, C (&sums)[held][size], int
 #pragma unroll
       for (int bits = 16; bits; bits /= 2)
         if (bits >= team.width) sums[k][j] += shuffleXor(sums[k][j], bits);
-  const Row<C, size> row(team.width > 32 ? to : columns, n, shift);
+  C* row = team.width > 32 ? to : columns;
   const int turns = team.width > 32 ? 1 : warps();
   for (int turn = 0; turn < turns; turn++) {
     if (turns == 1 || (warp() == turn && lane() < team.width))
 #pragma unroll
-      for (int k = 0; k < held; k++)
+      for (int k = 0; k < held; k++) {
+        const int column = (team.rank + k * team.width) * size;
+        if (column >= n) continue;
 #pragma unroll
-        for (int j = 0; j < size; j++) {
-          const int column = row.column(team.rank + k * team.width) + j;
-          if (row.inside(column)) row.at[column] = turn ? row.at[column] + sums[k][j] : sums[k][j];
-        }
+        for (int j = 0; j < size; j++) row[column + j] = turn ? row[column + j] + sums[k][j] : sums[k][j];
+      }
     if (team.width <= 32) __syncthreads();
   }
   if (team.width > 32) return;
@@ -224,7 +223,7 @@ __device__ void joinColumns(const Team<Two<C>>& team, C (&sums)[held][size], int
   __syncthreads();
 }
 
-// The rows of a block lie gridDim.x teams apart, all cut alike (n is a multiple of the pack).
+// Even rows; those of a block lie gridDim.x teams apart.
 template <class T, int held, bool centred>
 __global__ void __launch_bounds__(centred ? 384 : 512) normGradKernel(const NormGrad<T> a) {
   using C = Compute<T>;
@@ -238,24 +237,25 @@ __global__ void __launch_bounds__(centred ? 384 : 512) normGradKernel(const Norm
     for (int j = 0; j < size; j++) dweight[k][j] = dbias[k][j] = 0;
   for (int64_t first = (int64_t)blockIdx.x * team.perBlock(); first < a.rows;
        first += (int64_t)gridDim.x * team.perBlock()) {
-    RowGrad<T, held, centred> row(a, first + team.index());
+    RowGrad<T, held, true, centred> row(a, first + team.index());
     row.load(team.rank);
     Two<C> sums{0, 0};
     row.add(team.rank, sums);
     sums = team.sum(sums);
+    row.forgetFloats();
     if (a.dx) row.finish(team.rank, {sums.first / (C)a.n, sums.second / (C)a.n});
+    row.forgetFloats();
 #pragma unroll
     for (int k = 0; k < held; k++)
 #pragma unroll
       for (int j = 0; j < size; j++) {
-        dweight[k][j] += (C)row.d[k].at[j] * row.hat(k, j);
-        if (centred) dbias[k][j] += (C)row.d[k].at[j];
+        dweight[k][j] += row.d[k][j] * row.hat(k, j);
+        if (centred) dbias[k][j] += row.d[k][j];
       }
   }
-  const int shift = Row<T>::shiftOf(a.x);
   const int64_t mine = (int64_t)blockIdx.x * a.n;
-  if (a.dweight) joinColumns(team, dweight, shift, a.n, shared.columns, a.dweight + mine);
-  if (centred && a.dbias) joinColumns(team, dbias, shift, a.n, shared.columns, a.dbias + mine);
+  if (a.dweight) joinColumns(team, dweight, a.n, shared.columns, a.dweight + mine);
+  if (centred && a.dbias) joinColumns(team, dbias, a.n, shared.columns, a.dbias + mine);
 }
 
 // dx alone, of rows that normGradKernel does not take. One team a row, two reads.
@@ -263,7 +263,7 @@ template <class T, int held, bool centred>
 __global__ void __launch_bounds__(512) normGradRowsKernel(const NormGrad<T> a) {
   using C = Compute<T>;
   Team<Two<C>> team(a.width, sharedMemory<typename Team<Two<C>>::Shared>());
-  RowGrad<T, held, centred> row(a, team.row());
+  RowGrad<T, held, false, centred> row(a, team.row());
   Two<C> sums{0, 0};
   eachPart<false, held>(row.x, team.rank, a.width, [&](int first) {
     row.load(first);
@@ -321,7 +321,9 @@ void forward(View x, View residual, View weight, View bias, double eps, View sum
   withFloat(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
-    const RowPlan plan = planRows<T>(x.rows(), x.cols(), x.data, 1024, true, sizeof(typename Team<Two<C>>::Shared), op);
+    const RowPlan plan =
+        planRows<T>(op, x.rows(), x.cols(), {x.data, residual.data, weight.data, bias.data, sum.data, y.data}, 512, 512,
+                    sizeof(typename Team<Two<C>>::Shared));
     const Norm<T> a{x.as<T>(), residual.as<T>(), weight.as<C>(), bias.as<C>(), (C)eps,        sum.as<T>(),
                     y.as<T>(), mean.as<C>(),     rstd.as<C>(),   x.rows(),     (int)x.cols(), plan.width};
     withPlan<T, true>(plan, [&](auto h) { launch(op, normKernel<T, h.held, h.whole, centred>, plan.grid, a); });
@@ -339,8 +341,8 @@ void backward(View x, View weight, View mean, View rstd, View dy, View dsum, Vie
     using C = Compute<T>;
     constexpr int most = centred ? 384 : 512;
     const int64_t rows = x.rows(), n = x.cols();
-    RowPlan plan = planRows<T>(rows, n, x.data, most, false, 0, op);
-    const bool whole = !std::is_same_v<T, double> && plan.whole && n % perPack<T> == 0;
+    RowPlan plan = planRows<T>(op, rows, n, {x.data, weight.data, dy.data, dsum.data, dx.data}, most, 0, 0);
+    const bool whole = !std::is_same_v<T, double> && plan.whole;
     const int64_t each = std::max<int64_t>(16, (rows + 127) / 128);  // rows of a block's share, if not whole
     const int64_t shares = whole ? std::min<int64_t>(plan.grid.blocks.x, fewBlocks * (most / plan.grid.threads))
                                  : (rows + each - 1) / each;

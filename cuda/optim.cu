@@ -29,17 +29,17 @@ struct Part {
 template <class T, int held>
 __global__ void __launch_bounds__(256) sumSquaresKernel(const T* x, int64_t n, double* sums) {
   Doubles team(256, sharedMemory<Doubles::Shared>());
-  const Part part(n, squaresEach, Row<T>::shiftOf(x));
-  const Row<T> in(x + part.begin, part.length, part.shift);
+  const Part part(n, squaresEach, Row<T, false>::shiftOf(x));
+  const Row<T, false> in(x + part.begin, part.length, part.shift);
   double sum = 0;
   eachPart<false, held>(in, team.rank, 256, [&](int first) {
-    Pack<T, perPack<T>> v[held];
+    Words<T, perPack<T>> v[held];
     loadPart(v, in, first, 256);
 #pragma unroll
     for (int k = 0; k < held; k++)
 #pragma unroll
       for (int j = 0; j < perPack<T>; j++) {
-        const double e = (double)(Compute<T>)v[k].at[j];
+        const double e = (double)v[k][j];
         sum += e * e;
       }
   });
@@ -96,12 +96,12 @@ template <class C, class G>
 __global__ void __launch_bounds__(256)
     adamwKernel(C* p, const G* g, C* m, C* v, const View half, int64_t n, const Update<C>* update) {
   constexpr int size = perPack<C>;
-  const Part part(n, 256 * adamwPacks * size, Row<C>::shiftOf(p));
-  const Row<C> ps(p + part.begin, part.length, part.shift), ms(m + part.begin, part.length, part.shift),
+  const Part part(n, 256 * adamwPacks * size, Row<C, false>::shiftOf(p));
+  const Row<C, false> ps(p + part.begin, part.length, part.shift), ms(m + part.begin, part.length, part.shift),
       vs(v + part.begin, part.length, part.shift);
-  const Row<G, size> gs(g + part.begin, part.length, part.shift);
-  Pack<C, size> pv[adamwPacks], mv[adamwPacks], vv[adamwPacks];
-  Pack<G, size> gv[adamwPacks];
+  const Row<G, false, size> gs(g + part.begin, part.length, part.shift);
+  Words<C, size> pv[adamwPacks], mv[adamwPacks], vv[adamwPacks];
+  Words<G, size> gv[adamwPacks];
   if (!update->wanted) return;
   loadPart(pv, ps, threadIdx.x, 256);
   loadPart(gv, gs, threadIdx.x, 256);
@@ -111,18 +111,21 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
   for (int k = 0; k < adamwPacks; k++) {
     const int pack = threadIdx.x + k * 256;
+    C newP[size], newM[size], newV[size];
 #pragma unroll
-    for (int j = 0; j < size; j++) rule.update(pv[k].at[j], (C)gv[k].at[j], mv[k].at[j], vv[k].at[j]);
-    ps.store(pack, pv[k]);
-    ms.store(pack, mv[k]);
-    vs.store(pack, vv[k]);
+    for (int j = 0; j < size; j++) {
+      newP[j] = pv[k][j], newM[j] = mv[k][j], newV[j] = vv[k][j];
+      rule.update(newP[j], (C)gv[k][j], newM[j], newV[j]);
+    }
+    ps.store(pack, Words<C, size>::from([&](int j) { return newP[j]; }));
+    ms.store(pack, Words<C, size>::from([&](int j) { return newM[j]; }));
+    vs.store(pack, Words<C, size>::from([&](int j) { return newV[j]; }));
     if (!half.given()) continue;
     auto copyTo = [&](auto* to) {
       using H = std::remove_pointer_t<decltype(to)>;
-      Pack<H, size> h;
-#pragma unroll
-      for (int j = 0; j < size; j++) h.at[j] = H((Compute<H>)pv[k].at[j]);
-      Row<H, size>(to + part.begin, part.length, part.shift).store(pack, h);
+      Row<H, false, size>(to + part.begin, part.length, part.shift).store(pack, Words<H, size>::from([&](int j) {
+                                                                            return newP[j];
+                                                                          }));
     };
     if (half.dtype == Dtype::bfloat16) copyTo(half.as<bf16>());
     if (half.dtype == Dtype::float16) copyTo(half.as<f16>());

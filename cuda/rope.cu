@@ -56,7 +56,9 @@ __global__ void __launch_bounds__(256)
   const unsigned first = (unsigned)(thread / items) * rowsEach, item = (unsigned)(thread % items);
   const unsigned position = item / packs, i = item % packs * size;
   const C* angles = table + (r.offset + position) * 2 * r.half + i;
-  const auto cosine = loadParameter<size>(angles, 0, size), sine = loadParameter<size>(angles + r.half, 0, size);
+  C cosine[size], sine[size];
+  loadParameter<false>(cosine, angles, 0, size);
+  loadParameter<false>(sine, angles + r.half, 0, size);
   int64_t to[rowsEach];
   Pack<T, size> a[rowsEach], b[rowsEach];
 #pragma unroll
@@ -80,9 +82,9 @@ __global__ void __launch_bounds__(256)
     Pack<T, size> c, d;
 #pragma unroll
     for (int j = 0; j < size; j++) {
-      const C u = (C)a[k].at[j], v = (C)b[k].at[j], s = sign * sine.at[j];
-      c.at[j] = T(math::ropeFirst(u, v, cosine.at[j], s));
-      d.at[j] = T(math::ropeSecond(u, v, cosine.at[j], s));
+      const C u = (C)a[k].at[j], v = (C)b[k].at[j], s = sign * sine[j];
+      c.at[j] = T(math::ropeFirst(u, v, cosine[j], s));
+      d.at[j] = T(math::ropeSecond(u, v, cosine[j], s));
     }
     storePack(y + to[k], c);
     storePack(y + to[k] + r.half, d);
@@ -90,13 +92,13 @@ __global__ void __launch_bounds__(256)
 }
 
 // One thread a pair of a position.
-template <class C>
+template <class Angle, class C>
 __global__ void __launch_bounds__(256) ropeTableKernel(double theta, C* table, int64_t pairs, int d) {
   const int64_t pair = (int64_t)blockIdx.x * 256 + threadIdx.x;
   if (pair >= pairs) return;
   const int half = d / 2, i = (int)(pair % half);
   const int64_t position = pair / half;
-  const double angle = math::ropeAngle(theta, position, i, d);
+  const Angle angle = math::ropeAngle(theta, position, i, d);
   table[position * d + i] = (C)math::cos(angle);
   table[position * d + half + i] = (C)math::sin(angle);
 }
@@ -131,7 +133,8 @@ void ropeTable(double theta, View table) {
   auto run = [&](auto tag) {
     using C = typename decltype(tag)::type;
     const int64_t pairs = table.size() / 2;
-    launch("ropeTable", ropeTableKernel<C>, {blocksFor(pairs, 256), 256}, theta, table.as<C>(), pairs, table.cols());
+    launch("ropeTable", ropeTableKernel<double, C>, {blocksFor(pairs, 256), 256}, theta, table.as<C>(), pairs,
+           table.cols());
   };
   if (table.dtype == Dtype::float64)
     run(Tag<double>{});

@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include "core/dtype.h"
+#include "device/rows.cuh"
 #include "math/reduce.h"
 #include "math/transcendental.h"
 
@@ -45,17 +46,23 @@ struct Exponentials {
     return largest == other || largest == lowest<C>() ? C(1) : math::exp(largest - (finite(other) ? other : C(0)));
   }
 
-  // Takes in n elements more: x(i).
-  template <class T, int n, class Fn>
-  __device__ __forceinline__ void add(Fn x) {
+  // Takes in some elements more.
+  template <class T, int held, int size>
+  __device__ __forceinline__ void add(Words<T, size> (&v)[held]) {
     C most = largest;
 #pragma unroll
-    for (int i = 0; i < n; i++) most = larger(most, x(i));
+    for (int k = 0; k < held; k++)
+#pragma unroll
+      for (int j = 0; j < size; j++) most = larger(most, v[k][j]);
     sum *= towards(most);
     largest = most;
+    forget(v);
     const C from = base();
 #pragma unroll
-    for (int i = 0; i < n; i++) sum += exponential<T>(x(i), from);
+    for (int k = 0; k < held; k++)
+#pragma unroll
+      for (int j = 0; j < size; j++) sum += exponential<T>(v[k][j], from);
+    forget(v);
   }
 
   __device__ static Exponentials join(Exponentials a, Exponentials b) {
@@ -68,5 +75,20 @@ struct Exponentials {
   // sum exp(x - largest); NaN for a row whose largest is infinite, as the difference is.
   __device__ C total() const { return finite(largest) ? sum : C(NAN); }
 };
+
+template <class T>
+using Sums = Exponentials<Compute<T>>;
+
+// Of a row, for its team. `v` holds the row afterwards, if whole; else it was read in parts.
+template <bool whole, int held, bool even, class T, int size>
+__device__ __forceinline__ Sums<T> sumsOf(const Row<T, even, size>& in, Team<Sums<T>>& team,
+                                          Words<T, size> (&v)[held]) {
+  Sums<T> mine;
+  eachPart<whole, held>(in, team.rank, team.width, [&](int first) {
+    loadPart(v, in, first, team.width, T(lowest<Compute<T>>()));
+    mine.add(v);
+  });
+  return team.reduce(mine, Sums<T>::join);
+}
 
 }  // namespace cuda

@@ -3,6 +3,7 @@
 // begin at multiples of 16 bytes: the first may begin before the row and the last end behind it.
 #include <cuda_runtime.h>
 
+#include <initializer_list>
 #include <type_traits>
 
 #include "core/check.h"
@@ -13,60 +14,166 @@
 
 namespace cuda {
 
+// Neighbouring elements in registers, as they lie in memory: two of 16 bits share a register.
+template <class T, int n>
+struct Words {
+  using C = Compute<T>;
+  static_assert(n * sizeof(T) % 4 == 0);
+  uint32_t word[n * sizeof(T) / 4];
+
+  __device__ __forceinline__ C operator[](int j) const {
+    if constexpr (sizeof(T) == 8) {
+      const uint64_t bits = word[2 * j] | (uint64_t)word[2 * j + 1] << 32;
+      double v;
+      memcpy(&v, &bits, 8);
+      return v;
+    } else if constexpr (sizeof(T) == 4) {
+      return floatFromBits(word[j]);
+    } else if constexpr (std::is_same_v<T, bf16>) {
+      return floatFromBits(j % 2 ? word[j / 2] & 0xffff0000 : word[j / 2] << 16);
+    } else {
+      T v;
+      v.bits = (uint16_t)(j % 2 ? word[j / 2] >> 16 : word[j / 2]);
+      return (C)v;
+    }
+  }
+  // of(j): element j, before it is rounded to T.
+  template <class Fn>
+  __device__ __forceinline__ static Words from(Fn of) {
+    Words to;
+    if constexpr (sizeof(T) == 8) {
+#pragma unroll
+      for (int j = 0; j < n; j++) {
+        const double v = of(j);
+        uint64_t bits;
+        memcpy(&bits, &v, 8);
+        to.word[2 * j] = (uint32_t)bits;
+        to.word[2 * j + 1] = (uint32_t)(bits >> 32);
+      }
+    } else if constexpr (sizeof(T) == 4) {
+#pragma unroll
+      for (int j = 0; j < n; j++) to.word[j] = bitsFromFloat((float)of(j));
+    } else {
+#pragma unroll
+      for (int j = 0; j < n; j += 2) to.word[j / 2] = pair((float)of(j), (float)of(j + 1));
+    }
+    return to;
+  }
+  __device__ __forceinline__ static uint32_t pair(float low, float high) {
+#ifdef __CUDA_ARCH__  // one instruction for both
+    if constexpr (std::is_same_v<T, bf16>) {
+      const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+      uint32_t bits;
+      memcpy(&bits, &both, 4);
+      return bits;
+    }
+#endif
+    return T(low).bits | (uint32_t)T(high).bits << 16;
+  }
+  // get(j): element j as it is stored.
+  template <class Fn>
+  __device__ __forceinline__ static Words stored(Fn get) {
+    Words to;
+    if constexpr (sizeof(T) == 2) {
+#pragma unroll
+      for (int j = 0; j < n; j += 2) {
+        const T low = get(j), high = get(j + 1);
+        to.word[j / 2] = low.bits | (uint32_t)high.bits << 16;
+      }
+      return to;
+    } else {
+      return from(get);
+    }
+  }
+  __device__ __forceinline__ T element(int j) const {  // as it is stored
+    if constexpr (sizeof(T) == 2) {
+      T v;
+      v.bits = (uint16_t)(j % 2 ? word[j / 2] >> 16 : word[j / 2]);
+      return v;
+    } else {
+      return (*this)[j];
+    }
+  }
+};
+
+// Between two passes over what a thread holds: keeps the compiler from keeping all the floats that the first pass made
+// of the words, which takes twice the registers and costs more than making them again.
+template <int held, class T, int size>
+__device__ __forceinline__ void forget(Words<T, size> (&v)[held]) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == 2)
+#pragma unroll
+    for (int k = 0; k < held; k++)
+#pragma unroll
+      for (int i = 0; i < (int)(size * sizeof(T) / 4); i++) asm("" : "+r"(v[k].word[i]));
+#endif
+}
+
 // One row of one tensor, in packs of `size`. The rows of all tensors that a thread works on are cut alike (shift: how
 // many elements of the first pack lie before the row); where that does not suit a tensor's address, its packs are
-// loaded and stored element by element.
-template <class T, int size = perPack<T>>
+// loaded and stored element by element. even: the row is made of whole packs and begins with one, so there is no such
+// case.
+template <class T, bool even, int size = perPack<T>>
 struct Row {
+  using Held = Words<T, size>;
+  using Whole = Pack<uint32_t, size * sizeof(T) / 4>;
   T* at;
   int length;
   int shift;
   bool direct;
 
-  __device__ Row(const T* at, int length, int shift)
-      : at(const_cast<T*>(at)), length(length), shift(shift), direct(aligned(at - shift, size)) {}
+  __device__ __forceinline__ Row(const T* at, int length, int shift)
+      : at(const_cast<T*>(at)), length(length), shift(even ? 0 : shift), direct(even || aligned(at - shift, size)) {}
 
   // Of the row's first element, for packs of T.
-  static __device__ int shiftOf(const T* at) { return (int)((uintptr_t)at / sizeof(T) % size); }
+  __device__ static int shiftOf(const T* at) { return even ? 0 : (int)((uintptr_t)at / sizeof(T) % size); }
 
   __device__ int column(int pack) const { return pack * size - shift; }  // of its first element
   __device__ bool inside(int column) const { return (unsigned)column < (unsigned)length; }
 
   // Elements that are not in the row come as `outside`.
-  __device__ __forceinline__ Pack<T, size> load(int pack, T outside = T(0)) const {
+  __device__ __forceinline__ Held load(int pack, T outside = T(0)) const {
     const int c = column(pack);
-    if (direct && c >= 0 && c + size <= length) return loadPack<size>(at + c);
-    Pack<T, size> v;
+    Held v;
+    if (even ? c < length : direct && c >= 0 && c + size <= length) {
+      const Whole words = *reinterpret_cast<const Whole*>(at + c);
 #pragma unroll
-    for (int j = 0; j < size; j++) v.at[j] = inside(c + j) ? at[c + j] : outside;
+      for (int i = 0; i < (int)(size * sizeof(T) / 4); i++) v.word[i] = words.at[i];
+    } else {
+      v = Held::stored([&](int j) { return !even && inside(c + j) ? at[c + j] : outside; });
+    }
     return v;
   }
-  __device__ __forceinline__ void store(int pack, const Pack<T, size>& v) const {
+  __device__ __forceinline__ void store(int pack, const Held& v) const {
     const int c = column(pack);
-    if (direct && c >= 0 && c + size <= length) return storePack<size>(at + c, v);
+    if (even ? c < length : direct && c >= 0 && c + size <= length) {
+      Whole words;
 #pragma unroll
-    for (int j = 0; j < size; j++)
-      if (inside(c + j)) at[c + j] = v.at[j];
+      for (int i = 0; i < (int)(size * sizeof(T) / 4); i++) words.at[i] = v.word[i];
+      *reinterpret_cast<Whole*>(at + c) = words;
+    } else if (!even) {
+#pragma unroll
+      for (int j = 0; j < size; j++)
+        if (inside(c + j)) at[c + j] = v.element(j);
+    }
   }
 };
 
-// Elements column .. column + size of a parameter with one element a column.
-template <int size, class C>
-__device__ __forceinline__ Pack<C, size> loadParameter(const C* from, int column, int length, C outside = C(0)) {
+// Elements column .. column + size of a parameter with one element a column; 0 beside it.
+template <bool even, int size, class C>
+__device__ __forceinline__ void loadParameter(C (&to)[size], const C* from, int column, int length) {
   constexpr int each = size < perPack<C> ? size : perPack<C>;
-  Pack<C, size> v;
-  if (column >= 0 && column + size <= length && aligned(from + column, each)) {
+  if (even ? column < length : column >= 0 && column + size <= length && aligned(from + column, each)) {
 #pragma unroll
     for (int j = 0; j < size; j += each) {
       const auto part = loadPack<each>(from + column + j);
 #pragma unroll
-      for (int k = 0; k < each; k++) v.at[j + k] = part.at[k];
+      for (int k = 0; k < each; k++) to[j + k] = part.at[k];
     }
   } else {
 #pragma unroll
-    for (int j = 0; j < size; j++) v.at[j] = (unsigned)(column + j) < (unsigned)length ? from[column + j] : outside;
+    for (int j = 0; j < size; j++) to[j] = !even && (unsigned)(column + j) < (unsigned)length ? from[column + j] : C(0);
   }
-  return v;
 }
 
 // The number that a floating-point tensor of one element holds.
@@ -122,31 +229,33 @@ struct Team {
 };
 
 // How rows are spread over threads: each thread takes packs rank, rank + width .. of its row, `held` of them at a time
-// and kept in registers; `whole` if that is the whole row, which then is read once.
+// and kept in registers; `whole` if that is all of an even row, which then is read once.
 struct RowPlan {
   int width, held;
   bool whole;
   Grid grid;
 };
 
-// The longest row of which x has several, in elements: columns are counted in 32 bits.
-constexpr int64_t longestRow = int64_t(1) << 30;
+constexpr int64_t longestRow = int64_t(1) << 30;  // in elements: columns are counted in 32 bits
 
-// Rows that need more than 4 packs a thread in `threads` threads take 8 in 1024 if `eight`, else they are not whole.
+// For rows of n elements of these tensors, which begin at multiples of 16 bytes if `starts` do. Rows that need more
+// than 4 packs a thread in `threads` threads take 8 in `threadsOf8`; longer ones are not whole.
 template <class T>
-RowPlan planRows(int64_t rows, int64_t n, const void* start, int threads, bool eight, size_t shared, const char* op) {
+RowPlan planRows(const char* op, int64_t rows, int64_t n, std::initializer_list<const void*> starts, int threads,
+                 int threadsOf8, size_t shared) {
   check(n <= longestRow, op, ": rows have ", n, " elements, but at most ", longestRow, " are possible on cuda");
   constexpr int size = perPack<T>;
-  const bool even = n % size == 0 && (uintptr_t)start % 16 == 0;
+  bool even = n % size == 0;
+  for (const void* start : starts) even = even && (uintptr_t)start % 16 == 0;
   const int packs = (int)(even ? n / size : (n + 2 * size - 2) / size);
-  auto warpsFor = [&](int each) { return ((packs + each - 1) / each + 31) / 32 * 32; };
-  RowPlan plan{1, 4, true, {}};
+  auto widthFor = [&](int each) { return ((packs + each - 1) / each + 31) / 32 * 32; };
+  RowPlan plan{1, 4, even, {}};
   if (packs <= 32 * 4) {
     while (plan.width * 4 < packs) plan.width *= 2;
-  } else if (warpsFor(4) <= threads) {
-    plan.width = warpsFor(4);
-  } else if (eight && warpsFor(8) <= 1024) {
-    plan.width = warpsFor(8);
+  } else if (widthFor(4) <= threads) {
+    plan.width = widthFor(4);
+  } else if (even && widthFor(8) <= threadsOf8) {
+    plan.width = widthFor(8);
     plan.held = 8;
   } else {
     plan.width = threads < 512 ? threads : 512;
@@ -169,22 +278,22 @@ void withPlan(const RowPlan& plan, Fn fn) {
   if constexpr (!std::is_same_v<T, double>) {
     if (plan.whole && plan.held == 4) return fn(Held<4, true>{});
     if constexpr (eight)
-      if (plan.held == 8) return fn(Held<8, true>{});
+      if (plan.whole) return fn(Held<8, true>{});
   }
   fn(Held<4, false>{});
 }
 
 // Calls fn(first pack) for every `held` packs of this thread; whole: once, so that what is kept stays in registers.
-template <bool whole, int held, class T, int size, class Fn>
-__device__ __forceinline__ void eachPart(const Row<T, size>& row, int rank, int width, Fn fn) {
+template <bool whole, int held, bool even, class T, int size, class Fn>
+__device__ __forceinline__ void eachPart(const Row<T, even, size>& row, int rank, int width, Fn fn) {
   if constexpr (whole)
     fn(rank);
   else
     for (int first = rank; row.column(first) < row.length; first += held * width) fn(first);
 }
 
-template <int held, class T, int size>
-__device__ __forceinline__ void loadPart(Pack<T, size> (&v)[held], const Row<T, size>& row, int first, int width,
+template <int held, bool even, class T, int size>
+__device__ __forceinline__ void loadPart(Words<T, size> (&v)[held], const Row<T, even, size>& row, int first, int width,
                                          T outside = T(0)) {
 #pragma unroll
   for (int k = 0; k < held; k++) v[k] = row.load(first + k * width, outside);
