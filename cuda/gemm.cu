@@ -51,6 +51,24 @@ void matmul(View a, View b, View y, double alpha, double beta) {
   multiply(p);
 }
 
-void multiply(const Product& p) { gemmFloat(p); }
+int copyWidth(const Product& p, bool ofA) {
+  const Operand& x = ofA ? p.a : p.b;
+  uint64_t all = (uintptr_t)x.data | (uint64_t)x.step * 2;
+  for (int i = 0; i < p.kept + p.summed; i++) all |= (uint64_t)(ofA ? p.axes[i].a : p.axes[i].b) * 2;
+  if (!ofA && p.grouped == Grouped::rows) all |= (uint64_t)p.groupStride * 2;
+  return all % 16 == 0 ? 16 : all % 4 == 0 ? 4 : 2;
+}
+
+void multiply(const Product& given) {
+  Product p = given;
+  uint64_t all = (uintptr_t)p.y | (uintptr_t)p.bias | (uintptr_t)p.pre | (uintptr_t)p.residual | (uint64_t)p.yStep * 2;
+  for (int i = 0; i < p.kept; i++) all |= (uint64_t)p.axes[i].y * 2;
+  if (p.grouped == Grouped::depth) all |= (uint64_t)p.groupStride * 2;
+  p.packs = all % 16 == 0;
+  if (p.type == Dtype::float32 || p.type == Dtype::float64)
+    gemmFloat(p);
+  else
+    gemmSm80(p, p.m > 64 && p.n > 128 ? TensorTile::large : p.m > 64 ? TensorTile::medium : TensorTile::small);
+}
 
 }  // namespace cuda

@@ -54,6 +54,7 @@ struct Product {
   const void* residual = nullptr;  // (m, n), as y
   bool activates = false;
   UnaryOp activation = UnaryOp::relu;
+  bool packs = false;  // y and these may be read and written 16 bytes at a time (multiply() sees to it)
 
   // The depth is cut in so many parts, each of which makes a y of its own in float; partsStride elements apart.
   int parts = 1;
@@ -63,6 +64,14 @@ struct Product {
 // Makes the product with the kernel that suits it best.
 void multiply(const Product& p);
 
+// float32 and float64.
 void gemmFloat(const Product& p);
+
+// bf16 and f16. A block makes 64 x 64, 128 x 128 or 128 x 256 of y; the larger ones want copies of 16 bytes.
+enum class TensorTile { small, medium, large };
+void gemmSm80(const Product& p, TensorTile tile);
+
+// How many bytes of a (or of b) may be copied at a time: 16, 4 or 2 divide all addresses that matter.
+int copyWidth(const Product& p, bool ofA);
 
 }  // namespace cuda

@@ -1,4 +1,4 @@
-// Products without tensor cores: float32 and float64, and for now the 16-bit types through float.
+// Products without tensor cores: float32 and float64.
 #include <type_traits>
 
 #include "device/product.cuh"
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(threads) smallTilesKernel(Product p) {
   if (!place(p, tile, tile, depth, at)) return;
   const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
   C sum[4][4] = {};
-  Walk walk(p, at, depth, at.begin);
+  Walk walk(p, at, depth);
   for (int64_t step = at.begin; step < at.end; step++) {
     const T *a = reinterpret_cast<const T*>(p.a.data) + walk.a, *b = reinterpret_cast<const T*>(p.b.data) + walk.b;
     for (int i = threadIdx.x; i < tile * depth; i += threads) {
@@ -54,7 +54,12 @@ __global__ void __launch_bounds__(threads) smallTilesKernel(Product p) {
         for (int j = 0; j < 4; j++) sum[i][j] += left[i] * right[j];
     }
     __syncthreads();
-    walk.next(p, depth);
+    walk.k += depth;
+    if (walk.k >= at.depth && p.sums > 1) {
+      walk.a += Walk::between(p, walk.product, true);
+      walk.b += Walk::between(p, walk.product++, false);
+      walk.k = 0;
+    }
   }
 #pragma unroll
   for (int i = 0; i < 4; i++)
@@ -68,11 +73,11 @@ __global__ void __launch_bounds__(threads) smallTilesKernel(Product p) {
 }  // namespace
 
 void gemmFloat(const Product& p) {
-  withFloat(p.type, [&](auto tag) {
+  auto go = [&](auto tag) {
     using T = typename decltype(tag)::type;
-    launch("gemm", smallTilesKernel<T>,
-           {(unsigned)Tiles(p, tile, tile).blocks(p), threads, sizeof(SmallTiles<Compute<T>>)}, p);
-  });
+    launch("gemm", smallTilesKernel<T>, {(unsigned)Tiles(p, tile, tile).blocks(p), threads, sizeof(SmallTiles<T>)}, p);
+  };
+  p.type == Dtype::float64 ? go(Tag<double>{}) : go(Tag<float>{});
 }
 
 }  // namespace cuda

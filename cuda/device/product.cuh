@@ -1,5 +1,6 @@
 #pragma once
 // The part of a product that a block makes: which matrices, which tile of y, which part of the depth.
+#include "device/pack.cuh"
 #include "device/reduce.cuh"
 #include "gemm.h"
 
@@ -110,32 +111,26 @@ __device__ inline bool place(const Product& p, int tileRows, int tileCols, int d
   return true;
 }
 
-// Walks along the depth in steps: through one product, then on to the next of the sum.
+// Where the block's part of the depth begins: in which product of the sum, where that begins, how far in it.
 struct Walk {
-  int64_t a, b;  // where the product begins
-  int k;         // how far in it
-  __device__ Walk(const Product& p, const Place& at, int step, int64_t first) : at(at), sum(0) {
+  int64_t a, b;
+  int product = 0, k = 0;
+  __device__ Walk(const Product& p, const Place& at, int step) : a(at.a), b(at.b) {
     const int64_t each = (at.depth + step - 1) / step;
-    sum = each ? first / each : 0;
-    k = each ? (int)(first % each) * step : 0;
-    begin(p);
-  }
-  __device__ void next(const Product& p, int step) {
-    k += step;
-    if (k < at.depth || p.sums == 1) return;
-    k = 0;
-    sum++;
-    begin(p);
-  }
-
- private:
-  __device__ void begin(const Product& p) {
+    if (each) {
+      product = (int)(at.begin / each);
+      k = (int)(at.begin % each) * step;
+    }
     int64_t none = 0;
-    a = at.a, b = at.b;
-    if (p.sums > 1) locate(p.axes + p.kept, p.summed, sum, a, b, none);
+    if (p.sums > 1) locate(p.axes + p.kept, p.summed, product, a, b, none);
   }
-  const Place& at;
-  int64_t sum;
+  // From the beginning of one product of the sum to that of the next, in a or in b.
+  static __device__ int64_t between(const Product& p, int product, bool inA) {
+    int64_t a = 0, b = 0, nextA = 0, nextB = 0, none = 0;
+    locate(p.axes + p.kept, p.summed, product, a, b, none);
+    locate(p.axes + p.kept, p.summed, product + 1, nextA, nextB, none);
+    return inA ? nextA - a : nextB - b;
+  }
 };
 
 template <class T>
@@ -179,6 +174,60 @@ __device__ inline void finish(const Product& p, int64_t to, int col, C v) {
   if (p.activates) v = activated(p.activation, v);
   if (p.residual) v += read(p.residual);
   write(p.y, v);
+}
+
+// The same for eight neighbours that begin at a multiple of eight; `from` is in shared memory. T: bf16 or f16.
+template <class T>
+__device__ inline void finishEight(const Product& p, int64_t to, int col, const float* from) {
+  if (!p.packs || col + 8 > p.n) {
+    const int count = p.n - col < 8 ? p.n - col : 8;
+#pragma unroll 1
+    for (int i = 0; i < count; i++) finish<T>(p, to + i, col + i, from[i]);
+    return;
+  }
+  const bool wide = p.out == Dtype::float32;
+  float v[8];
+  auto each = [&](auto&& f) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) f(v[i], i);
+  };
+  // Adds what lies at `x`, times `scale`.
+  auto addFloats = [&](const float* x, float scale) {
+#pragma unroll
+    for (int i = 0; i < 8; i += 4) {
+      const auto pack = loadPack<4>(x + i);
+#pragma unroll
+      for (int j = 0; j < 4; j++) v[i + j] += scale * pack.at[j];
+    }
+  };
+  auto add = [&](const void* x, float scale) {
+    if (wide) return addFloats(reinterpret_cast<const float*>(x) + to, scale);
+    const auto pack = loadPack<8>(reinterpret_cast<const T*>(x) + to);
+    each([&](float& y, int i) { y += scale * (float)pack.at[i]; });
+  };
+  auto store = [&](void* x) {
+    if (wide) {
+#pragma unroll
+      for (int i = 0; i < 8; i += 4)
+        storePack(reinterpret_cast<float*>(x) + to + i, Pack<float, 4>{v[i], v[i + 1], v[i + 2], v[i + 3]});
+    } else {
+      Pack<T, 8> pack;
+      each([&](float y, int i) { pack.at[i] = T(y); });
+      storePack(reinterpret_cast<T*>(x) + to, pack);
+    }
+  };
+#pragma unroll
+  for (int i = 0; i < 8; i += 4) {
+    const auto pack = loadPack<4>(from + i);
+#pragma unroll
+    for (int j = 0; j < 4; j++) v[i + j] = pack.at[j] * (float)p.alpha;
+  }
+  if (p.bias) addFloats(reinterpret_cast<const float*>(p.bias) + col, 1);
+  if (p.beta != 0) add(p.y, (float)p.beta);
+  if (p.pre) store(p.pre);
+  if (p.activates) each([&](float& y, int) { y = activated(p.activation, y); });
+  if (p.residual) add(p.residual, 1);
+  store(p.y);
 }
 
 }  // namespace cuda
