@@ -17,6 +17,7 @@ const cudaOnCpu = (name: string, env: Record<string, string>) => ({
     include: onEveryDevice,
     env: {
       POLYGRAD_TEST_DEVICE: 'cuda',
+      POLYGRAD_GUARD: '1',
       POLYGRAD_NATIVE_PATH:
         process.env.POLYGRAD_MUTANT || fileURLToPath(new URL('build/cuda-on-cpu/polygrad.node', import.meta.url)),
       ...env,

@@ -139,7 +139,7 @@ void Transfers::wait() {
     std::string failure;
     const char* code = deviceDataCode;
     if (status != cudaSuccess) {
-      failure = text("cuda: ", cudaGetErrorString(status));
+      failure = text("cuda: a kernel failed: ", cudaGetErrorString(status), " (POLYGRAD_SYNC=1 tells which)");
       code = "ERR_CUDA";
     } else {
       FailureRecord record;

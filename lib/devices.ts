@@ -20,7 +20,7 @@ export interface CpuInfo {
   memory: number
 }
 
-/** The CUDA backend: there with at least one device, or not and why. */
+/** The CUDA backend: there with the GPU that it uses, or not and why. */
 export type CudaInfo =
   | { available: true; devices: { device: Device; name: string; memory: number }[] }
   | { available: false; reason: string }
@@ -49,19 +49,23 @@ export function availableMemory(): number {
   return system
 }
 
-/** The version of the NVIDIA kernel driver that is loaded. */
-export const driverVersion = (): string | undefined =>
-  /Kernel Module(?: for \S+)?\s+([\d.]+)/.exec(readText('/proc/driver/nvidia/version') ?? '')?.[1]
+/** The version of the NVIDIA kernel driver that is loaded, or what it says that it can do. */
+export function driverVersion(): string | undefined {
+  const loaded = /Kernel Module(?: for \S+)?\s+([\d.]+)/.exec(readText('/proc/driver/nvidia/version') ?? '')?.[1]
+  const { driver } = native.cudaReport()
+  return loaded ?? (driver > 0 ? `for CUDA ${Math.floor(driver / 1000)}.${(driver % 1000) / 10}` : undefined)
+}
 
 function cuda(): CudaInfo {
-  if (!existsSync('/proc/driver/nvidia/version') && !existsSync('/dev/nvidiactl'))
-    return { available: false, reason: 'no NVIDIA driver is loaded on this machine' }
-  if (!native.builtWithCuda)
-    return {
-      available: false,
-      reason: 'this build of polygrad has no CUDA backend; ./setup.sh --cuda makes one that has',
-    }
-  return { available: false, reason: 'the CUDA backend of this version computes nothing yet' }
+  if (!native.builtWithCuda) {
+    const there = existsSync('/proc/driver/nvidia/version') || existsSync('/dev/nvidiactl')
+    const build = 'this build of polygrad has no CUDA backend; ./setup.sh --cuda makes one that has'
+    return { available: false, reason: there ? build : 'no NVIDIA driver is loaded on this machine' }
+  }
+  const { gpus, reason } = native.cudaReport()
+  const [gpu] = gpus
+  if (!gpu || reason) return { available: false, reason }
+  return { available: true, devices: [{ device: 'cuda', name: gpu.name, memory: gpu.memory }] }
 }
 
 /** For each backend what is there, or the reason why it cannot be used. */

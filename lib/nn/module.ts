@@ -116,7 +116,9 @@ export abstract class Module {
     if (problems.length) throw new Error(`loadStateDict: ${problems.join('; ')}`)
     for (const [name, to] of own) {
       const from = given.get(name)
-      if (from && from !== to) native.assign(from.handle, to.handle)
+      if (!from || from === to) continue
+      const here = from.device === to.device ? from : from.detach().to({ device: to.device })
+      native.assign(here.handle, to.handle)
     }
     return { missing, unexpected }
   }

@@ -37,6 +37,7 @@ struct JsArguments final : Arguments {
   size_t argc = 16;
   napi_value argv[16];
   void* data = nullptr;
+  mutable const Tensor* first = nullptr;  // whose device the others must be on
 
   JsArguments(napi_env env, napi_callback_info info, Table& table) : env(env), table(table) {
     napi_get_cb_info(env, info, &argc, argv, nullptr, &data);
@@ -65,7 +66,15 @@ struct JsArguments final : Arguments {
   const Tensor& tensor(int i) const override {
     double n;
     if (i >= (int)argc || napi_get_value_double(env, argv[i], &n) != napi_ok) throwInvalid(i, "a tensor");
-    return table.at(n);
+    return onOneDevice(table.at(n));
+  }
+  const Tensor& onOneDevice(const Tensor& t) const {
+    if (!first) first = &t;
+    if (t.device() == first->device()) return t;
+    const std::string& signature = ((const Op*)data)->signature;
+    throw Error(text(signature.substr(0, signature.find('(')),
+                     ": its tensors are on cpu and on cuda, but should be on one device"),
+                "ERR_DEVICE");
   }
   uint32_t length(int i) const {
     uint32_t n;
@@ -81,7 +90,7 @@ struct JsArguments final : Arguments {
   }
   std::vector<Tensor> tensors(int i) const override {
     std::vector<Tensor> all(length(i));
-    for (uint32_t k = 0; k < all.size(); k++) all[k] = table.at(element(i, k));
+    for (uint32_t k = 0; k < all.size(); k++) all[k] = onOneDevice(table.at(element(i, k)));
     return all;
   }
   Shape shape(int i) const override {

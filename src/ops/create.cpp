@@ -1,4 +1,6 @@
 // New tensors, and casts and copies of old ones.
+#include <memory>
+
 #include "ops/op.h"
 
 OP(Tensor, empty, (const Shape& shape, Dtype dtype, Device device)) { return ::empty(shape, dtype, device); }
@@ -41,10 +43,15 @@ OP(int64_t, deviceOf, (const Tensor& x)) { return (int64_t)x.device(); }
 // Another handle to the same memory.
 OP(Tensor, alias, (const Tensor& x)) { return x; }
 
+// Waits for what x is computed from: the queues of two devices know nothing of each other.
 OP(Tensor, toDevice, (const Tensor& x, Device device)) {
   if (device == x.device()) return x;
-  backend(device);  // throws where there is none
-  throw Error("toDevice: copies between devices need the CUDA backend", "ERR_DEVICE");
+  const Tensor from = ::contiguous(x);
+  Tensor y = ::empty(x.shape, x.dtype, device);
+  std::unique_ptr<char[]> host(new char[x.size() * dtypeSize(x.dtype) + 1]);
+  readNow(from, host.get());
+  backend(device).upload(host.get(), y);
+  return y;
 }
 
 // Whether no other handle sees this memory, and x is (nearly) all of it, in order.

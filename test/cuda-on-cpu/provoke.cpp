@@ -1,0 +1,39 @@
+// An op of the test build alone: makes go wrong what no other op lets go wrong.
+#include "cuda_runtime.h"
+#include "device/failure.cuh"
+#include "launch.cuh"
+#include "ops/op.h"
+
+namespace {
+
+// Every thread reports its number, the last ones first, and half of them something else of a later position.
+__global__ void reportKernel(int n, cuda::Failure failure) {
+  int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= n || i < 3) return;
+  if (i % 2) cuda::report(failure, 1000 + i, 1, 1);
+  cuda::report(failure, i, 100 * i, n);
+}
+__global__ void breachKernel() {
+  if (threadIdx.x == 0) __syncthreads();
+}
+
+}  // namespace
+
+OP(void, provoke, (const std::string& what, const Tensor& x)) {
+  View v = x;
+  char* end = v.as<char>() + x.buffer->bytes;
+  if (what == "behind") {
+    cuda::launch(
+        "provoke", +[](char* at) { *at = 0; }, {dim3(1), 1}, end);
+  } else if (what == "before") {
+    cuda::launch(
+        "provoke", +[](char* at) { *at = 0; }, {dim3(1), 1}, v.as<char>() - 2);
+  } else if (what == "report") {
+    cuda::launch("provoke", reportKernel, {dim3(4), 64}, 200, cuda::failure(sentence::vocabulary, "provoke"));
+  } else if (what == "report later") {
+    cuda::launch("provoke", reportKernel, {dim3(4), 64}, 10, cuda::failure(sentence::expert, "later"));
+  } else {
+    check(what == "breach", "provoke: cannot provoke ", what);
+    cuda::launch("breachKernel", breachKernel, {dim3(1), 32});
+  }
+}
