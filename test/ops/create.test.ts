@@ -1,6 +1,7 @@
 import { afterEach, describe, expect, test } from 'vitest'
-import { arange, full, ones, setDefaultDevice, tensor, zeros } from '../../lib/index.ts'
+import { arange, type Device, full, ones, setDefaultDevice, tensor, zeros } from '../../lib/index.ts'
 
+const usual = (process.env.POLYGRAD_TEST_DEVICE ?? 'cpu') as Device
 const values = (t: { dataSync(): ArrayLike<number | bigint> }) => Array.from(t.dataSync())
 
 describe('tensor', () => {
@@ -9,7 +10,7 @@ describe('tensor', () => {
       [1, 2, 3],
       [4, 5, 6],
     ])
-    expect([t.shape, t.dtype, t.device]).toEqual([[2, 3], 'float32', 'cpu'])
+    expect([t.shape, t.dtype, t.device]).toEqual([[2, 3], 'float32', usual])
     expect(values(t)).toEqual([1, 2, 3, 4, 5, 6])
     expect(tensor([Float32Array.of(1, 2), Float32Array.of(3, 4)]).shape).toEqual([2, 2])
     expect(tensor(7).shape).toEqual([])
@@ -79,7 +80,7 @@ test('arange counts below its end', () => {
 })
 
 describe('devices', () => {
-  afterEach(() => setDefaultDevice('cpu'))
+  afterEach(() => setDefaultDevice(usual))
 
   test('a device that does not exist is named', () => {
     expect(() => setDefaultDevice('gpu' as 'cpu')).toThrow(/no device 'gpu'/)

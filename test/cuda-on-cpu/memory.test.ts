@@ -1,0 +1,164 @@
+// The GPU's memory: what is handed out, kept and given back, and what crosses between it and the host.
+import { Worker } from 'node:worker_threads'
+import { expect, test } from 'vitest'
+import { memory, scope, synchronize, Tensor, tensor } from '../../lib/index.ts'
+import { native } from '../../lib/native.ts'
+import { inProcess } from './process.ts'
+
+const MiB = 2 ** 20
+const bytes = (n: number): Tensor => new Tensor(native.empty([n], 6, 1)) // uint8 on cuda
+const gone = (all: Tensor[]): void => {
+  for (const t of all) t.dispose()
+}
+
+test('what is freed is cached, serves the next tensor of its size, and is given back by trim', async () => {
+  native.trim()
+  const before = memory('cuda')
+  const a = bytes(30 * MiB)
+  const once = memory('cuda')
+  expect(once.inUse - before.inUse).toBeGreaterThanOrEqual(30 * MiB)
+  a.dispose()
+  expect(memory('cuda').inUse).toBe(before.inUse)
+  const cached = memory('cuda').cached
+  expect(cached - before.cached).toBeGreaterThanOrEqual(30 * MiB)
+  const b = bytes(30 * MiB)
+  expect(memory('cuda')).toMatchObject({ inUse: once.inUse, cached: once.cached, peak: once.peak })
+  b.dispose()
+  native.trim()
+  expect(memory('cuda').cached).toBeLessThan(cached - 29 * MiB)
+})
+
+test('blocks are split and, when their neighbours are free, merged again', () => {
+  native.trim()
+  const held = bytes(32 * MiB)
+  held.dispose()
+  const { cached } = memory('cuda')
+  // In any order of release the pieces become one block again, without a new segment.
+  for (const order of [
+    [0, 1, 2, 3],
+    [3, 2, 1, 0],
+    [0, 2, 1, 3],
+    [1, 3, 0, 2],
+  ]) {
+    const parts = [5, 9, 7, 8].map((n) => bytes(n * MiB))
+    const inUse = memory('cuda').inUse
+    expect(memory('cuda').cached).toBeLessThan(cached - 28 * MiB)
+    for (const i of order) parts[i]!.dispose()
+    expect(memory('cuda').cached).toBe(cached)
+    const whole = bytes(32 * MiB)
+    expect(memory('cuda').inUse).toBeGreaterThan(inUse)
+    expect(memory('cuda').cached).toBeLessThanOrEqual(cached - 32 * MiB)
+    whole.dispose()
+  }
+  expect(memory('cuda').cached).toBe(cached)
+})
+
+test('small tensors share segments of their own', () => {
+  native.trim()
+  const { cached, inUse } = memory('cuda')
+  const small = Array.from({ length: 100 }, () => bytes(1000))
+  const after = memory('cuda')
+  expect(after.cached + after.inUse - cached - inUse).toBeLessThanOrEqual(2 * MiB)
+  gone(small)
+  expect(memory('cuda').inUse).toBe(inUse)
+})
+
+test('many sizes, in random order: no two live tensors share memory', async () => {
+  let state = 12345
+  const random = (n: number): number => {
+    state = (Math.imul(state, 1103515245) + 12345) >>> 0
+    return (state >>> 8) % n
+  }
+  const live: { t: Tensor; value: number; length: number }[] = []
+  for (let i = 0; i < 400; i++) {
+    if (live.length > 20 || (live.length && random(3) === 0)) {
+      const [one] = live.splice(random(live.length), 1)
+      expect(one!.t.dataSync().every((v) => v === one!.value)).toBe(true)
+      one!.t.dispose()
+    } else {
+      const length = random(10) === 0 ? random(300_000) : random(3000)
+      live.push({ t: tensor(new Float32Array(length).fill(i), { shape: [length] }), value: i, length })
+    }
+  }
+  for (const { t, value, length } of live) {
+    expect(t.size).toBe(length)
+    expect((await t.data()).every((v) => v === value)).toBe(true)
+    t.dispose()
+  }
+})
+
+test('uploads keep their values though the array changes at once, more of them than the ring holds', async () => {
+  const row = new Float32Array(MiB)
+  const all = scope(() =>
+    Array.from({ length: 12 }, (_, i) => {
+      row.fill(i)
+      return tensor(row)
+    }),
+  )
+  row.fill(-1)
+  for (const [i, t] of all.entries()) expect((await t.data()).every((v) => v === i)).toBe(true)
+  gone(all)
+})
+
+test('a large download comes in pieces, in order with what is queued before and after', async () => {
+  const n = 3 * MiB + 5 // float32: several pieces, the last one short
+  const x = tensor(Float32Array.from({ length: n }, (_, i) => i))
+  const first = x.data()
+  native.assignValue(7, x.handle)
+  const second = x.data()
+  const values = await first
+  expect(values.length).toBe(n)
+  expect(values.every((v, i) => v === i)).toBe(true)
+  expect((await second).every((v) => v === 7)).toBe(true)
+  x.dispose()
+})
+
+test('out of memory: a typed error with its numbers, after what is dead or cached was given back; then smaller work fits', async () => {
+  const told = await inProcess(
+    { CUDA_ON_CPU_MEMORY: String(64 * MiB), POLYGRAD_GUARD: '0' },
+    `const bytes = (n) => new polygrad.Tensor(native.empty([n], 6, 1))
+     bytes(20 << 20).dispose() // freed but cached
+     const fits = bytes(48 << 20) // only if the cache is given back
+     const error = await outcome(() => bytes(40 << 20))
+     fits.dispose()
+     for (let i = 0; i < 40; i++) bytes(8 << 20) // dropped, not disposed of: 320 MiB
+     const after = polygrad.ones([100, 100], { device: 'cuda' })
+     tell([error, (await after.sum().data())[0], polygrad.memory('cuda').peak])`,
+  )
+  const [error, sum, peak] = told as [Record<string, number>, number, number]
+  expect(error).toMatchObject({ name: 'OutOfMemoryError', code: 'ERR_OUT_OF_MEMORY', requested: 40 * MiB })
+  expect(error!.free).toBeLessThan(17 * MiB)
+  expect(error!.peak).toBeGreaterThanOrEqual(48 * MiB)
+  expect(String(error!.message)).toMatch(/^out of memory on cuda: 41943040 bytes asked for, \d+ of 67108864 free/)
+  expect(sum).toBe(1e4)
+  expect(peak).toBeLessThanOrEqual(64 * MiB)
+})
+
+test('POLYGRAD_MEMORY_LIMIT limits the GPU too', async () => {
+  const told = await inProcess(
+    { POLYGRAD_MEMORY_LIMIT: String(10 * MiB), POLYGRAD_GUARD: '0' },
+    `tell(await outcome(() => polygrad.zeros([3 << 20], { device: 'cuda' })))`,
+  )
+  expect(told).toMatchObject({ code: 'ERR_OUT_OF_MEMORY', requested: 12 * MiB })
+})
+
+test('a worker that ends in the middle of its work gives everything back', async () => {
+  await synchronize()
+  native.trim()
+  const before = memory('cuda')
+  const library = new URL('../../dist/index.js', import.meta.url).href
+  const program = `
+    import { parentPort } from 'node:worker_threads'
+    const { tensor, ops } = await import(${JSON.stringify(library)})
+    const x = tensor(new Float32Array(1 << 20), { device: 'cuda' })
+    parentPort.postMessage('works')
+    for (;;) { ops.add(x, x).data().catch(() => {}); await new Promise(setImmediate) }`
+  for (let i = 0; i < 4; i++) {
+    const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(program)}`))
+    await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))
+    expect(memory('cuda').inUse).toBeGreaterThan(before.inUse + 4 * MiB - 1)
+    await worker.terminate()
+    expect(memory('cuda').inUse).toBe(before.inUse)
+    expect(memory('cuda').cached).toBe(before.cached)
+  }
+})
