@@ -20,44 +20,6 @@ constexpr unsigned threads = 256;
 constexpr int warpsOfBlock = threads / 32;
 constexpr int64_t enoughBlocks = 1024;  // that keep any GPU busy; not its own number: results are the same on all
 
-// Some of the axes of x, from the longest stride to the shortest; y is 0 on reduced ones.
-struct Loop {
-  int32_t rank = 0;
-  bool wide = false;  // 31 bits do not number the places
-  Divisor by[maxRank];
-  int64_t shape[maxRank], x[maxRank], y[maxRank];
-
-  void push(int64_t length, int64_t strideX, int64_t strideY) {
-    if (!rank || x[rank - 1] != strideX * length || y[rank - 1] != strideY * length) shape[rank++] = 1;
-    shape[rank - 1] *= length;
-    x[rank - 1] = strideX;
-    y[rank - 1] = strideY;
-  }
-  void finish() {
-    wide = count() > INT32_MAX;
-    for (int i = 0; i < rank; i++) by[i] = Divisor((uint32_t)std::clamp<int64_t>(shape[i], 1, INT32_MAX));
-  }
-  int64_t count() const {
-    int64_t n = 1;
-    for (int i = 0; i < rank; i++) n *= shape[i];
-    return n;
-  }
-  __device__ __forceinline__ void locate(int64_t index, int64_t& atX, int64_t& atY) const {
-    for (int i = rank - 1; i > 0; i--) {
-      const int64_t next = wide ? index / shape[i] : by[i].quotient((uint32_t)index), place = index - next * shape[i];
-      atX += place * x[i];
-      atY += place * y[i];
-      index = next;
-    }
-    if (rank) atX += index * x[0], atY += index * y[0];
-  }
-  __device__ __forceinline__ int64_t locate(int64_t index) const {
-    int64_t atX = 0, atY = 0;
-    locate(index, atX, atY);
-    return atX;
-  }
-};
-
 struct Plan {
   const void* x;
   Loop kept, reduced;
