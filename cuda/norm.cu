@@ -296,10 +296,10 @@ __global__ void __launch_bounds__(128) normGradColumnsKernel(const NormGrad<T> a
 }
 
 struct ColumnShared {
-  double sums[32][33];
+  double sums[32][32];
 };
 
-// out = the column sums of partial (count, n). A block has 32 columns, and 32 threads for each.
+// out = the column sums of partial (count, n). One block for 32 columns; its warps take rows in turn.
 template <class C>
 __global__ void __launch_bounds__(1024) columnSumsKernel(const C* partial, int count, int n, C* out) {
   auto& shared = sharedMemory<ColumnShared>();
@@ -307,12 +307,12 @@ __global__ void __launch_bounds__(1024) columnSumsKernel(const C* partial, int c
   double sum = 0;
   if (column < n)
 #pragma unroll 4
-    for (int i = warp(); i < count; i += 32) sum += (double)partial[(int64_t)i * n + column];
+    for (int i = warp(); i < count; i += warps()) sum += (double)partial[(int64_t)i * n + column];
   shared.sums[warp()][lane()] = sum;
   __syncthreads();
-  const double all = warpSum(shared.sums[lane()][warp()]);
-  const int mine = blockIdx.x * 32 + warp();
-  if (lane() == 0 && mine < n) out[mine] = (C)all;
+  if (warp() || column >= n) return;
+  for (int i = 1; i < warps(); i++) sum += shared.sums[i][lane()];
+  out[column] = (C)sum;
 }
 
 template <bool centred>
@@ -365,7 +365,8 @@ void backward(View x, View weight, View mean, View rstd, View dy, View dsum, Vie
       if (sums) launch(op, normGradColumnsKernel<T, centred>, {strips * (unsigned)shares, 128}, a, each, strips);
     }
     auto join = [&](const C* from, View to) {
-      const Grid grid{blocksFor(n, 32), 1024, sizeof(ColumnShared)};
+      const unsigned warps = (unsigned)std::clamp<int64_t>(shares / 16, 1, 32);  // what a warp adds is worth its wait
+      const Grid grid{blocksFor(n, 32), 32 * warps, sizeof(ColumnShared)};
       if (to.given()) launch(op, columnSumsKernel<C>, grid, from, shares, n, to.as<C>());
     };
     join(forWeight, dweight);
