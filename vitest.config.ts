@@ -10,11 +10,11 @@ const onEveryDevice = ['test/{ops,nn,optim,cuda-on-cpu}/*.test.ts']
 const gpu = existsSync('/dev/nvidiactl') || process.argv.includes('cuda')
 
 // The kernels of cuda/, run by test/cuda-on-cpu/ on a machine without a GPU: the same tests, on the device cuda.
-const cudaOnCpu = (name: string, env: Record<string, string>) => ({
+const cudaOnCpu = (name: string, env: Record<string, string>, include = onEveryDevice) => ({
   extends: true as const,
   test: {
     name,
-    include: onEveryDevice,
+    include,
     env: {
       POLYGRAD_TEST_DEVICE: 'cuda',
       POLYGRAD_GUARD: '1',
@@ -51,6 +51,11 @@ export default defineConfig({
         : []),
       cudaOnCpu('cuda-on-cpu', {}),
       cudaOnCpu('cuda-on-cpu-reversed', { CUDA_ON_CPU_ORDER: 'reversed' }),
+      // What has kernels of its own on compute capability 9.0; on two processors, so that blocks make several tiles.
+      cudaOnCpu('cuda-on-cpu-90', { CUDA_ON_CPU_CAPABILITY: '90', CUDA_ON_CPU_PROCESSORS: '2' }, [
+        'test/ops/{matmul,moe}.test.ts',
+        'test/cuda-on-cpu/*.test.ts',
+      ]),
     ],
   },
 })

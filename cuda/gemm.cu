@@ -67,7 +67,7 @@ void multiply(const Product& given) {
   p.packs = all % 16 == 0;
   if (p.type == Dtype::float32 || p.type == Dtype::float64)
     gemmFloat(p);
-  else
+  else if (!gemmSm90(p))
     gemmSm80(p, p.m > 64 && p.n > 128 ? TensorTile::large : p.m > 64 ? TensorTile::medium : TensorTile::small);
 }
 

@@ -74,4 +74,7 @@ void gemmSm80(const Product& p, TensorTile tile);
 // How many bytes of a (or of b) may be copied at a time: 16, 4 or 2 divide all addresses that matter.
 int copyWidth(const Product& p, bool ofA);
 
+// Only on sm_90, of bf16 and f16, and where the copy engine can read a and b; false: nothing was done.
+bool gemmSm90(const Product& p);
+
 }  // namespace cuda

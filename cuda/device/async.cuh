@@ -11,11 +11,12 @@
 
 namespace cuda {
 
+// The address in shared memory, as PTX takes it.
 __device__ __forceinline__ uint32_t sharedAddress(const void* p) {
 #ifdef __CUDACC__
   return (uint32_t)__cvta_generic_to_shared(p);
 #else
-  return (uint32_t)(uintptr_t)p;
+  return emulator::sharedOffset(p);
 #endif
 }
 

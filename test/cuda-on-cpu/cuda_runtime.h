@@ -13,6 +13,7 @@
 #include <tuple>
 
 #include "emulator.h"
+#include "hopper.h"
 #include "vector_types.h"
 
 #define __global__

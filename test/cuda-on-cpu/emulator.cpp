@@ -59,7 +59,7 @@ emulatorSwitch:
 void entry() {
   try {
     (*kernelBody)();
-    if (!current->open.empty() || !current->groups.empty())
+    if (!current->open.empty() || !current->groups.empty() || !current->bulk.empty() || !current->bulkGroups.empty())
       throw Breach("a thread ended before it had waited for its asynchronous copies");
   } catch (const std::exception& e) {
     if (breach.empty()) {
@@ -97,6 +97,9 @@ void start(Fiber& f, unsigned char* stack) {
   f.ready = nullptr;
   f.open.clear();
   f.groups.clear();
+  f.bulk.clear();
+  f.bulkGroups.clear();
+  f.fenced = f.sharedFenced = false;
 }
 
 bool reversed() {
@@ -133,7 +136,10 @@ void yield() { emulatorSwitch(&current->stackPointer, schedulerStack); }
 void arrive(Barrier& b, int count) {
   if (b.arrived && b.expected != count) fail("threads wait at one barrier for different counts");
   b.expected = count;
+  b.fenced = (b.fenced || !b.arrived) && current->fenced;
+  current->fenced = false;
   if (++b.arrived == count) {
+    b.allFenced = b.fenced;
     b.arrived = 0;
     b.generation++;
   }
@@ -142,6 +148,7 @@ void arriveAndWait(Barrier& b, int count, const char* what) {
   uint64_t before = b.generation;
   arrive(b, count);
   waitUntil(what, [&] { return b.generation != before; });
+  current->sharedFenced = b.allFenced;
 }
 
 void syncWarp(const char* operation) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -21,9 +22,11 @@ namespace emulator {
 struct Barrier {
   int arrived = 0, expected = 0;
   uint64_t generation = 0;
+  bool fenced = false, allFenced = false;  // by fence.proxy.async: those that arrived so far, all of the last time
 };
 
 struct Cluster;
+struct Hopper;  // hopper.h
 struct Block {
   uint3 index{};
   int threads = 0;
@@ -32,6 +35,7 @@ struct Block {
   Barrier barriers[16];
   Cluster* cluster = nullptr;
   int rank = 0;  // in its cluster
+  std::shared_ptr<Hopper> hopper;
 };
 struct Cluster {
   std::vector<Block> blocks;
@@ -62,6 +66,10 @@ struct Fiber {
   void* context = nullptr;
   Copies open;                 // copies of the group that is being made up
   std::vector<Copies> groups;  // committed, oldest first
+  Copies bulk;                 // the same of stores of tiles
+  std::vector<Copies> bulkGroups;
+  bool fenced = false;        // fence.proxy.async since the last barrier
+  bool sharedFenced = false;  // at its last barrier, every thread was
 };
 
 extern Fiber* current;  // the thread that runs
@@ -118,6 +126,9 @@ T exchange(unsigned mask, const T& mine, int from, const char* operation) {
 void issueCopy(std::function<void()> copy);
 void commitCopies();
 void waitCopies(int mayRemain);
+
+// Whether all of these bytes are device memory that was allocated at once.
+bool onDevice(const void* p, size_t bytes);
 
 // Runs every block of the grid. Returns "" or what went wrong.
 std::string run(const char* kernel, dim3 grid, dim3 block, size_t sharedBytes, unsigned clusterSize,

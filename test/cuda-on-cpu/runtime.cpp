@@ -245,8 +245,7 @@ cudaError_t cudaFreeHost(void* p) {
   return cudaSuccess;
 }
 
-// Whether all of these bytes are device memory that was allocated at once.
-static bool onDevice(const void* p, size_t bytes) {
+bool emulator::onDevice(const void* p, size_t bytes) {
   auto after = blocks.upper_bound((char*)p);
   if (after == blocks.begin()) return false;
   auto& [begin, size] = *std::prev(after);
@@ -263,8 +262,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   stream->add([=] {
     std::lock_guard lock(device);
     if (sticky != cudaSuccess) return;
-    if ((kind != cudaMemcpyDeviceToHost && !onDevice(to, bytes)) ||
-        (kind != cudaMemcpyHostToDevice && !onDevice(from, bytes)))
+    if ((kind != cudaMemcpyDeviceToHost && !emulator::onDevice(to, bytes)) ||
+        (kind != cudaMemcpyHostToDevice && !emulator::onDevice(from, bytes)))
       return deviceError("a copy reaches beside the memory of the device");
     std::memmove(to, from, bytes);
   });
@@ -275,7 +274,7 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
   stream->add([=] {
     std::lock_guard lock(device);
     if (sticky != cudaSuccess) return;
-    if (!onDevice(to, bytes)) return deviceError("a memset reaches beside the memory of the device");
+    if (!emulator::onDevice(to, bytes)) return deviceError("a memset reaches beside the memory of the device");
     std::memset(to, value, bytes);
   });
   return cudaSuccess;
