@@ -59,28 +59,25 @@ void selectRows(const char* name, const char* sentence, View x, View ids, View y
   const int64_t count = ids.size(), rows = outer * count;
   if (!rows || !inner) return;
   const Failure told = failure(sentence, name);
-  auto run = [&](auto type, auto width) {
+  // The bits of a missing element, repeated.
+  uint64_t none = 0;
+  withDtype(x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const T value = missing<T>();
+    for (size_t at = 0; at < sizeof none; at += sizeof(T)) std::memcpy((char*)&none + at, &value, sizeof(T));
+  });
+  auto run = [&](auto type, auto width, int64_t elements) {
     using B = typename decltype(type)::type;
     constexpr int V = decltype(width)::value;
-    B none = 0;
-    withDtype(x.dtype, [&](auto tag) {
-      using T = typename decltype(tag)::type;
-      const T value = missing<T>();
-      std::memcpy(&none, &value, std::min(sizeof(B), sizeof(T)));
-    });
     int group = 1;
-    while (group < 32 && group * V < inner) group *= 2;
+    while (group < 32 && group * V < elements) group *= 2;
     launch(name, selectRowsKernel<B, V>, {gridFor(rows * group), mapThreads}, x.as<const B>(), ids.as<const void>(),
-           ids.dtype, y.as<B>(), rows, count, length, inner, group, none, told);
+           ids.dtype, y.as<B>(), rows, count, length, elements, group, (B)none, told);
   };
-  withBits(x.dtype, [&](auto tag) {
-    using B = typename decltype(tag)::type;
-    constexpr int V = perPack<B>;
-    if (inner % V == 0 && aligned(x.as<B>(), V) && aligned(y.as<B>(), V))
-      run(tag, std::integral_constant<int, V>{});
-    else
-      run(tag, std::integral_constant<int, 1>{});
-  });
+  const int64_t words = inner * dtypeSize(x.dtype) / 8;
+  if (inner * dtypeSize(x.dtype) % 16 == 0 && aligned(x.as<uint64_t>(), 2) && aligned(y.as<uint64_t>(), 2))
+    return run(Tag<uint64_t>{}, std::integral_constant<int, 2>{}, words);
+  withBits(x.dtype, [&](auto tag) { run(tag, std::integral_constant<int, 1>{}, inner); });
 }
 
 void addRows(const char* name, View ids, View dy, View dx, int64_t outer, int64_t length, int64_t inner) {

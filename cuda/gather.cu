@@ -82,16 +82,14 @@ __global__ void __launch_bounds__(mapThreads)
       const int64_t i = begin + (int64_t)threadIdx.x * each + k;
       return reverse ? n - 1 - i : i;
     };
+    withAny(from, [&](auto tag) {
+      using T = typename decltype(tag)::type;
 #pragma unroll
-    for (int k = 0; k < each; k++) {
-      const int64_t i = place(k);
-      v[k] = 0;
-      if (i >= 0 && i < n)
-        withAny(from, [&](auto tag) {
-          using T = typename decltype(tag)::type;
-          v[k] = loaded<A>(((const T*)x)[atX + i * stepX]);
-        });
-    }
+      for (int k = 0; k < each; k++) {
+        const int64_t i = place(k);
+        v[k] = i >= 0 && i < n ? loaded<A>(((const T*)x)[atX + i * stepX]) : A(0);
+      }
+    });
 #pragma unroll
     for (int k = 0; k < each; k++) sum = v[k] += sum;
     A before = sum;  // of the lanes up to this one
@@ -109,15 +107,14 @@ __global__ void __launch_bounds__(mapThreads)
     }
     const A left = __shfl_up_sync(~0u, before, 1);
     if (lane() > 0) base += left;
+    withAny(to, [&](auto tag) {
+      using T = typename decltype(tag)::type;
 #pragma unroll
-    for (int k = 0; k < each; k++) {
-      const int64_t i = place(k);
-      if (i >= 0 && i < n)
-        withAny(to, [&](auto tag) {
-          using T = typename decltype(tag)::type;
-          ((T*)y)[atY + i * stepY] = stored<T>(base + v[k]);
-        });
-    }
+      for (int k = 0; k < each; k++) {
+        const int64_t i = place(k);
+        if (i >= 0 && i < n) ((T*)y)[atY + i * stepY] = stored<T>(base + v[k]);
+      }
+    });
     __syncthreads();
   }
 }

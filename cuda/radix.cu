@@ -62,21 +62,23 @@ struct Ranks {
 // A block a tile of a row. A warp goes through its part in order and counts; equal digits among its lanes find each
 // other by ballots.
 template <class Key>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 2)
     radixScatterKernel(const Key* keys, const int32_t* at, int64_t n, int64_t tiles, int shift, const uint32_t* starts,
                        Key* keysTo, int32_t* atTo) {
   auto& s = sharedMemory<Ranks>();
   const int64_t row = blockIdx.x / tiles, first = (blockIdx.x - row * tiles) * tile + warp() * perWarp + lane();
+  const int left = (int)min(n - first, (int64_t)perWarp);  // of the lane's own keys, those below it are there
 #pragma unroll
   for (int w = 0; w < warpsOfBlock; w++) s.at[w][threadIdx.x] = 0;
   __syncthreads();
+  keys += row * n + first;
   Key key[perLane];
   uint32_t rank[perLane];
 #pragma unroll
-  for (int r = 0; r < perLane; r++) key[r] = first + 32 * r < n ? keys[row * n + first + 32 * r] : Key(0);
+  for (int r = 0; r < perLane; r++) key[r] = 32 * r < left ? keys[32 * r] : Key(0);
 #pragma unroll
   for (int r = 0; r < perLane; r++) {
-    const bool valid = first + 32 * r < n;
+    const bool valid = 32 * r < left;
     const uint32_t digit = (uint32_t)(key[r] >> shift) % digits;
     uint32_t same = __ballot_sync(~0u, valid);
 #pragma unroll
@@ -93,15 +95,20 @@ __global__ void __launch_bounds__(threads)
   __syncthreads();
   uint32_t start = starts[(int64_t)blockIdx.x * digits + threadIdx.x];
 #pragma unroll
-  for (int w = 0; w < warpsOfBlock; w++) start += std::exchange(s.at[w][threadIdx.x], start);
+  for (int w = 0; w < warpsOfBlock; w++) {
+    const uint32_t count = s.at[w][threadIdx.x];
+    s.at[w][threadIdx.x] = start;
+    start += count;
+  }
   __syncthreads();
+  keysTo += row * n;
+  atTo += row * n;
 #pragma unroll
   for (int r = 0; r < perLane; r++) {
-    const int64_t i = first + 32 * r;
-    if (i >= n) break;
-    const int64_t to = row * n + s.at[warp()][(uint32_t)(key[r] >> shift) % digits] + rank[r];
+    if (32 * r >= left) break;
+    const uint32_t to = s.at[warp()][(uint32_t)(key[r] >> shift) % digits] + rank[r];
     keysTo[to] = key[r];
-    atTo[to] = at ? at[row * n + i] : (int32_t)i;
+    atTo[to] = at ? at[row * n + first + 32 * r] : (int32_t)first + 32 * r;
   }
 }
 
@@ -187,7 +194,7 @@ __device__ __forceinline__ void addTo(C* to, const Pack<C, V>& sum) {
 // A thread a tile of places and a pack of columns: runs within the tile are added to dx, those that go on beyond it are
 // left for the next kernel.
 template <class T, int V>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 2)
     addRunsKernel(const __grid_constant__ Runs runs, int64_t rows, const T* dy, Wide<T>* dx) {
   using C = Wide<T>;
   const Spot s = spotOf<V>(runs, rows);
@@ -233,7 +240,7 @@ __global__ void __launch_bounds__(threads)
 
 // A thread a tile and a pack of columns: the run that begins in the tile and goes on beyond it.
 template <class C, int V>
-__global__ void __launch_bounds__(threads) joinRunsKernel(const __grid_constant__ Runs runs, int64_t rows, C* dx) {
+__global__ void __launch_bounds__(threads, 2) joinRunsKernel(const __grid_constant__ Runs runs, int64_t rows, C* dx) {
   const Spot s = spotOf<V>(runs, rows);
   if (!s.valid) return;
   const int64_t begin = s.tile * runTile, end = begin + runTile;

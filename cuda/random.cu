@@ -70,10 +70,9 @@ __global__ void __launch_bounds__(mapThreads)
 // V elements, a multiple of four, a thread.
 template <class T, int V>
 __global__ void __launch_bounds__(mapThreads)
-    dropoutKernel(const T* x, const int64_t* state, int64_t call, uint32_t threshold, double by, T* y, int64_t n,
+    dropoutKernel(const T* x, const int64_t* state, int64_t call, uint32_t threshold, Wide<T> scale, T* y, int64_t n,
                   bool packs) {
   using C = Wide<T>;
-  const C scale = (C)by;
   const int64_t step = (int64_t)gridDim.x * mapThreads * V;
   for (int64_t i = (blockIdx.x * (int64_t)mapThreads + threadIdx.x) * V; i < n; i += step) {
     Pack<T, V> pack;
@@ -134,7 +133,7 @@ void dropout(View x, View state, int64_t call, double p, View y) {
     using T = typename decltype(tag)::type;
     constexpr int V = sizeof(T) == 2 ? 8 : 4;
     launch("dropout", dropoutKernel<T, V>, {gridFor((n + V - 1) / V), mapThreads}, x.as<const T>(),
-           state.as<const int64_t>(), call, threshold, scale, y.as<T>(), n,
+           state.as<const int64_t>(), call, threshold, (Wide<T>)scale, y.as<T>(), n,
            aligned(x.as<T>(), V) && aligned(y.as<T>(), V));
   });
 }

@@ -80,7 +80,7 @@ __device__ __forceinline__ Pack<T, V> loadSome(const T* x, int64_t at, int64_t s
 
 // `group` neighbouring threads a result, or piece of one: some lanes of a warp, or the whole block.
 template <class T, class F>
-__global__ void __launch_bounds__(threads) reduceRowsKernel(const __grid_constant__ Plan plan, int group, F f) {
+__global__ void __launch_bounds__(threads, 2) reduceRowsKernel(const __grid_constant__ Plan plan, int group, F f) {
   using A = Running<F, T>;
   auto& s = sharedMemory<BlockReduce<A>>();
   constexpr int V = packOf<T>, ahead = 4;
@@ -138,7 +138,7 @@ struct Columns {
 // A block a panel of neighbouring results, `lanes` packs wide, and a piece of the rows above them. The warps, and what
 // lanes are left, take rows in turn.
 template <class T, class F>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 2)
     reduceColumnsKernel(const __grid_constant__ Plan plan, const __grid_constant__ Loop outer, int lanes,
                         int64_t panels, F f) {
   using A = Running<F, T>;
