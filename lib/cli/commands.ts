@@ -13,6 +13,13 @@ const threads = {
   help: 'CPU threads. Default: POLYGRAD_THREADS, or all cores.',
 } as const satisfies Option
 
+const model = {
+  usage: 'FOLDER',
+  min: 1,
+  max: 1,
+  help: 'FOLDER: a checkpoint, a run (its newest checkpoint) or a Hugging Face folder.',
+} as const
+
 const setting: Rule<string> = {
   what: 'a setting such as train.lr=1e-3',
   read: (v) => (typeof v === 'string' && v.indexOf('=') > 0 ? v : undefined),
@@ -39,12 +46,7 @@ export const commands = {
   },
   eval: {
     summary: 'Prints the loss of a model on data.',
-    positionals: {
-      usage: 'FOLDER',
-      min: 1,
-      max: 1,
-      help: 'FOLDER: a checkpoint, a run (its newest checkpoint) or a Hugging Face folder.',
-    },
+    positionals: model,
     options: {
       data: { rule: text, value: 'FILE', help: 'A .bin of tokens, or text. Required.' },
       batches: { rule: integer(1), value: 'N', help: 'Stop after so many batches. Default: all of the data.' },
@@ -57,12 +59,7 @@ export const commands = {
   },
   generate: {
     summary: 'Writes text with a model.',
-    positionals: {
-      usage: 'FOLDER',
-      min: 1,
-      max: 1,
-      help: 'FOLDER: a checkpoint, a run (its newest checkpoint) or a Hugging Face folder.',
-    },
+    positionals: model,
     options: {
       prompt: { rule: text, value: 'TEXT', help: 'What to go on from. Default: a line break.' },
       'max-tokens': { rule: integer(1), value: 'N', help: 'How many tokens to write. Default 256.' },

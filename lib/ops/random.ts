@@ -1,6 +1,6 @@
 // Random numbers: counter-based (Philox4x32-10), so number i of a call depends only on the seed, on how many calls came
 // before, and on i; not on the device, the number of threads or the dtype's width.
-import { native } from '../native.ts'
+import { type Handle, native } from '../native.ts'
 import { type Device, type Dtype, dtypeCode, keep, record, type Shape, Tensor } from '../tensor.ts'
 import { getDefaultDevice, type TensorOptions, tensor } from './create.ts'
 
@@ -66,8 +66,14 @@ function next(device: Device): [Tensor, number] {
   return [state, current.calls++]
 }
 
-function made(handle: ReturnType<typeof native.rand>, options: TensorOptions): Tensor {
-  const t = new Tensor(handle)
+// A tensor from the next call's numbers.
+function drawn<D extends Dtype>(
+  options: TensorOptions<D>,
+  otherwise: Dtype,
+  draw: (dtype: number, state: Handle, call: number) => Handle,
+): Tensor<D> {
+  const [state, call] = next(options.device ?? getDefaultDevice())
+  const t = new Tensor<D>(draw(dtypeCode(options.dtype ?? otherwise), state.handle, call))
   t.requiresGrad = options.requiresGrad ?? false
   return t
 }
@@ -77,9 +83,8 @@ export function rand<D extends Dtype = 'float32'>(
   shape: Shape,
   options: TensorOptions<D> & { low?: number; high?: number } = {},
 ): Tensor<D> {
-  const [state, call] = next(options.device ?? getDefaultDevice())
-  const code = dtypeCode(options.dtype ?? 'float32')
-  return made(native.rand(shape, code, state.handle, call, options.low ?? 0, options.high ?? 1), options) as Tensor<D>
+  const { low = 0, high = 1 } = options
+  return drawn(options, 'float32', (dtype, state, call) => native.rand(shape, dtype, state, call, low, high))
 }
 
 /** Normal, by default with mean 0 and standard deviation 1. */
@@ -87,9 +92,8 @@ export function randn<D extends Dtype = 'float32'>(
   shape: Shape,
   options: TensorOptions<D> & { mean?: number; std?: number } = {},
 ): Tensor<D> {
-  const [state, call] = next(options.device ?? getDefaultDevice())
-  const code = dtypeCode(options.dtype ?? 'float32')
-  return made(native.randn(shape, code, state.handle, call, options.mean ?? 0, options.std ?? 1), options) as Tensor<D>
+  const { mean = 0, std = 1 } = options
+  return drawn(options, 'float32', (dtype, state, call) => native.randn(shape, dtype, state, call, mean, std))
 }
 
 /**
@@ -100,12 +104,10 @@ export function truncatedNormal<D extends Dtype = 'float32'>(
   shape: Shape,
   options: TensorOptions<D> & { std?: number; cutoff?: number } = {},
 ): Tensor<D> {
-  const [state, call] = next(options.device ?? getDefaultDevice())
-  const code = dtypeCode(options.dtype ?? 'float32')
-  return made(
-    native.truncatedNormal(shape, code, state.handle, call, options.std ?? 1, options.cutoff ?? 2),
-    options,
-  ) as Tensor<D>
+  const { std = 1, cutoff = 2 } = options
+  return drawn(options, 'float32', (dtype, state, call) =>
+    native.truncatedNormal(shape, dtype, state, call, std, cutoff),
+  )
 }
 
 /** Integers from `low` to below `high`, at most 2^32 different ones; int32 by default. */
@@ -115,11 +117,7 @@ export function randint<D extends 'int32' | 'int64' | 'uint8' = 'int32'>(
   shape: Shape,
   options: TensorOptions<D> = {},
 ): Tensor<D> {
-  const [state, call] = next(options.device ?? getDefaultDevice())
-  return made(
-    native.randint(shape, dtypeCode(options.dtype ?? 'int32'), state.handle, call, low, high),
-    {},
-  ) as Tensor<D>
+  return drawn(options, 'int32', (dtype, state, call) => native.randint(shape, dtype, state, call, low, high))
 }
 
 /**

@@ -66,13 +66,8 @@ export function slice(
  */
 export function concat(tensors: readonly Tensor[], axis?: Axis): Tensor
 export function concat(first: Tensor, others: Tensor | readonly Tensor[], axis?: Axis): Tensor
-export function concat(
-  first: Tensor | readonly Tensor[],
-  second?: Tensor | readonly Tensor[] | Axis,
-  third?: Axis,
-): Tensor {
-  const [tensors, where] = listed(first, second, third)
-  const axis = axisFrom(where, 0)
+export function concat(...given: Listed): Tensor {
+  const [tensors, axis] = listed(...given)
   const handle = native.concat(
     tensors.map((t) => t.handle),
     axis,
@@ -92,13 +87,8 @@ export function concat(
  */
 export function stack(tensors: readonly Tensor[], axis?: Axis): Tensor
 export function stack(first: Tensor, others: Tensor | readonly Tensor[], axis?: Axis): Tensor
-export function stack(
-  first: Tensor | readonly Tensor[],
-  second?: Tensor | readonly Tensor[] | Axis,
-  third?: Axis,
-): Tensor {
-  const [tensors, where] = listed(first, second, third)
-  const axis = axisFrom(where, 0)
+export function stack(...given: Listed): Tensor {
+  const [tensors, axis] = listed(...given)
   return concat(
     tensors.map((t) => unsqueeze(t, axis)),
     axis,
@@ -106,14 +96,11 @@ export function stack(
 }
 
 // (list, axis) or (first, others, axis)
-function listed(
-  first: Tensor | readonly Tensor[],
-  second?: Tensor | readonly Tensor[] | Axis,
-  third?: Axis,
-): [readonly Tensor[], Axis | undefined] {
-  if (!(first instanceof Tensor)) return [first, second as Axis | undefined]
+type Listed = [first: Tensor | readonly Tensor[], second?: Tensor | readonly Tensor[] | Axis, third?: Axis]
+function listed(...[first, second, third]: Listed): [tensors: readonly Tensor[], axis: number] {
+  if (!(first instanceof Tensor)) return [first, axisFrom(second as Axis | undefined, 0)]
   const others = second instanceof Tensor ? [second] : Array.isArray(second) ? (second as readonly Tensor[]) : []
-  return [[first, ...others], third]
+  return [[first, ...others], axisFrom(third, 0)]
 }
 
 /**

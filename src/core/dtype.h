@@ -1,6 +1,7 @@
 #pragma once
 // The element types of a tensor, and how each is stored. Arithmetic on bf16 and f16 happens in float.
 #include <cstdint>
+#include <type_traits>
 #include "math/hd.h"
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
@@ -78,56 +79,36 @@ constexpr const char* dtypeName(Dtype t) {
 }
 constexpr bool isFloat(Dtype t) { return (int)t <= (int)Dtype::float16; }
 
+// DtypeOf<float>::value is Dtype::float32.
+template <Dtype t>
+struct IsDtype {
+  static constexpr Dtype value = t;
+};
 template <class T>
 struct DtypeOf;
 template <>
-struct DtypeOf<float> {
-  static constexpr Dtype value = Dtype::float32;
-};
+struct DtypeOf<float> : IsDtype<Dtype::float32> {};
 template <>
-struct DtypeOf<double> {
-  static constexpr Dtype value = Dtype::float64;
-};
+struct DtypeOf<double> : IsDtype<Dtype::float64> {};
 template <>
-struct DtypeOf<bf16> {
-  static constexpr Dtype value = Dtype::bfloat16;
-};
+struct DtypeOf<bf16> : IsDtype<Dtype::bfloat16> {};
 template <>
-struct DtypeOf<f16> {
-  static constexpr Dtype value = Dtype::float16;
-};
+struct DtypeOf<f16> : IsDtype<Dtype::float16> {};
 template <>
-struct DtypeOf<int32_t> {
-  static constexpr Dtype value = Dtype::int32;
-};
+struct DtypeOf<int32_t> : IsDtype<Dtype::int32> {};
 template <>
-struct DtypeOf<int64_t> {
-  static constexpr Dtype value = Dtype::int64;
-};
+struct DtypeOf<int64_t> : IsDtype<Dtype::int64> {};
 template <>
-struct DtypeOf<uint8_t> {
-  static constexpr Dtype value = Dtype::uint8;
-};
+struct DtypeOf<uint8_t> : IsDtype<Dtype::uint8> {};
 template <>
-struct DtypeOf<bool> {
-  static constexpr Dtype value = Dtype::boolean;
-};
+struct DtypeOf<bool> : IsDtype<Dtype::boolean> {};
+
+template <class T>
+constexpr bool isHalf = std::is_same_v<T, bf16> || std::is_same_v<T, f16>;
 
 // The type that arithmetic on T is done in.
 template <class T>
-struct ComputeOf {
-  using type = T;
-};
-template <>
-struct ComputeOf<bf16> {
-  using type = float;
-};
-template <>
-struct ComputeOf<f16> {
-  using type = float;
-};
-template <class T>
-using Compute = typename ComputeOf<T>::type;
+using Compute = std::conditional_t<isHalf<T>, float, T>;
 
 template <class T>
 struct Tag {

@@ -1,8 +1,6 @@
 #pragma once
 // Elements of any dtype and stride, brought into a short contiguous run in the type that arithmetic is done in, and
 // back. Operations are then compiled once per compute type (float, double, int64) and not once per dtype and stride.
-#include <type_traits>
-
 #include "core/view.h"
 #include "cpu/cache.h"
 #include "cpu/convert.h"
@@ -13,25 +11,7 @@ constexpr int64_t blockLength = 512;
 
 // The compute type of a dtype: float for 16- and 32-bit floats, double for float64, int64 for integers and bool.
 template <class T>
-struct BlockOf {
-  using type = int64_t;
-};
-template <>
-struct BlockOf<float> {
-  using type = float;
-};
-template <>
-struct BlockOf<bf16> {
-  using type = float;
-};
-template <>
-struct BlockOf<f16> {
-  using type = float;
-};
-template <>
-struct BlockOf<double> {
-  using type = double;
-};
+using Block = std::conditional_t<std::is_floating_point_v<Compute<T>>, Compute<T>, int64_t>;
 
 template <class Fn>
 HD void withBlockType(Dtype t, Fn&& fn) {
@@ -45,7 +25,7 @@ HD void withBlockType(Dtype t, Fn&& fn) {
 
 template <class C, class T>
 HD C loaded(T x) {
-  if constexpr (std::is_same_v<T, bf16> || std::is_same_v<T, f16>)
+  if constexpr (isHalf<T>)
     return (C)(float)x;
   else
     return (C)x;
@@ -54,7 +34,7 @@ template <class T, class C>
 HD T stored(C x) {
   if constexpr (std::is_same_v<T, bool>)
     return x != C(0);
-  else if constexpr (std::is_same_v<T, bf16> || std::is_same_v<T, f16>)
+  else if constexpr (isHalf<T>)
     return T((float)x);
   else
     return (T)x;

@@ -29,7 +29,7 @@ void report(const Indices& checked, const char* sentence, const char* op, int64_
 
 template <class T>
 T missing() {
-  if constexpr (std::is_same_v<T, bf16> || std::is_same_v<T, f16>)
+  if constexpr (isHalf<T>)
     return T(__builtin_nanf(""));
   else if constexpr (std::is_floating_point_v<T>)
     return T(__builtin_nan(""));

@@ -26,6 +26,21 @@ HD void withCompute(Dtype t, Fn&& fn) {
     fn(Tag<float>{});
 }
 
+// fn(a row of y, one of dy, where that of dx goes, n)
+template <class Fn>
+void rowGrad(View y, View dy, View dx, Fn fn) {
+  withCompute(y.dtype, [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    int64_t n = y.cols();
+    eachRow<C>(y, [&](int64_t, int64_t at, C* space) {
+      const C *p = load<C>(y, at, 1, n, space), *d = load<C>(dy, at, 1, n, space + n);
+      C* out = target<C>(dx, at, 1, space + 2 * n);
+      fn(p, d, out, n);
+      store(dx, at, 1, n, out);
+    });
+  });
+}
+
 }  // namespace
 
 void softmax(View x, View y) {
@@ -44,16 +59,9 @@ void softmax(View x, View y) {
 
 // dx = y * (dy - sum(y dy))
 void softmaxGrad(View y, View dy, View dx) {
-  withCompute(y.dtype, [&](auto tag) {
-    using C = typename decltype(tag)::type;
-    int64_t n = y.cols();
-    eachRow<C>(y, [&](int64_t, int64_t at, C* space) {
-      const C *p = load<C>(y, at, 1, n, space), *d = load<C>(dy, at, 1, n, space + n);
-      C* out = target<C>(dx, at, 1, space + 2 * n);
-      C s = (C)sumOver<C>(n, [&](int64_t i) { return p[i] * d[i]; });
-      for (int64_t i = 0; i < n; i++) out[i] = p[i] * (d[i] - s);
-      store(dx, at, 1, n, out);
-    });
+  rowGrad(y, dy, dx, []<class C>(const C* p, const C* d, C* out, int64_t n) {
+    C s = (C)sumOver<C>(n, [&](int64_t i) { return p[i] * d[i]; });
+    for (int64_t i = 0; i < n; i++) out[i] = p[i] * (d[i] - s);
   });
 }
 
@@ -73,16 +81,9 @@ void logSoftmax(View x, View y) {
 
 // dx = dy - exp(y) * sum(dy)
 void logSoftmaxGrad(View y, View dy, View dx) {
-  withCompute(y.dtype, [&](auto tag) {
-    using C = typename decltype(tag)::type;
-    int64_t n = y.cols();
-    eachRow<C>(y, [&](int64_t, int64_t at, C* space) {
-      const C *l = load<C>(y, at, 1, n, space), *d = load<C>(dy, at, 1, n, space + n);
-      C* out = target<C>(dx, at, 1, space + 2 * n);
-      C s = (C)sumOver<C>(n, [&](int64_t i) { return d[i]; });
-      for (int64_t i = 0; i < n; i++) out[i] = d[i] - math::exp(l[i]) * s;
-      store(dx, at, 1, n, out);
-    });
+  rowGrad(y, dy, dx, []<class C>(const C* l, const C* d, C* out, int64_t n) {
+    C s = (C)sumOver<C>(n, [&](int64_t i) { return d[i]; });
+    for (int64_t i = 0; i < n; i++) out[i] = d[i] - math::exp(l[i]) * s;
   });
 }
 

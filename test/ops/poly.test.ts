@@ -3,7 +3,7 @@ import { afterEach, expect, test } from 'vitest'
 import { backward } from '../../lib/grad.ts'
 import { native } from '../../lib/native.ts'
 import { tensor } from '../../lib/ops/create.ts'
-import { polyNorm, polyNormGlu, polyRelu } from '../../lib/ops/poly.ts'
+import { type PolyNormOptions, polyNorm, polyNormGlu, polyRelu } from '../../lib/ops/poly.ts'
 import { transpose } from '../../lib/ops/view.ts'
 import type { Dtype, Tensor } from '../../lib/tensor.ts'
 import { expectClose, expectSums, golden, leaf, numbers as list, type Values } from '../golden.ts'
@@ -29,6 +29,17 @@ function expectOneRounding(actual: Tensor, expected: Values, what: string): void
 }
 
 type Which = 'polyRelu' | 'polyNorm' | 'polyNormGlu'
+const applied = (
+  which: Which,
+  x: Tensor,
+  up: Tensor | undefined,
+  weight: Tensor,
+  bias: Tensor,
+  options: PolyNormOptions = {},
+): Tensor => {
+  if (which === 'polyRelu') return polyRelu(x, weight, bias, options)
+  return which === 'polyNorm' ? polyNorm(x, weight, bias, options) : polyNormGlu(x, up!, weight, bias, options)
+}
 interface Case {
   which: Which
   x: Values
@@ -55,12 +66,7 @@ function check(c: Case, dtype: Dtype, tolerance?: number): void {
       : reference.polyNorm(x, weight, bias.data[0]!, dy, { ...options, ...(up && { up }) })
   const [tx, tw, tb] = [leaf(x, dtype), leaf(weight, small), leaf(bias, small)]
   const tup = up && leaf(up, dtype)
-  const y =
-    c.which === 'polyRelu'
-      ? polyRelu(tx, tw, tb)
-      : c.which === 'polyNorm'
-        ? polyNorm(tx, tw, tb, options)
-        : polyNormGlu(tx, tup!, tw, tb, options)
+  const y = applied(c.which, tx, tup, tw, tb, options)
   backward(y, tensor(dy.data, { shape: dy.shape, dtype }))
   const what = `${c.which} order ${weight.data.length} of ${x.shape} ${dtype}`
   const close = (t: Tensor | null, v: Values, name: string): void => {
@@ -153,12 +159,7 @@ test('results larger than the cache are the same as small ones', () => {
       const of = (v: Values): Tensor =>
         tensor(n === 7 ? Float32Array.from(v.data) : repeated(v), { shape: [n, cols], requiresGrad: true })
       const [x, up, dy] = [of(c.x), of(c.up!), of(c.dy)]
-      const y =
-        which === 'polyRelu'
-          ? polyRelu(x, weight, bias)
-          : which === 'polyNorm'
-            ? polyNorm(x, weight, bias)
-            : polyNormGlu(x, up, weight, bias)
+      const y = applied(which, x, up, weight, bias)
       backward(y, dy)
       return [y, x.grad!, ...(which === 'polyNormGlu' ? [up.grad!] : [])].map((t) => {
         const data = t.dataSync() as Float32Array
@@ -223,12 +224,7 @@ test('the sums of a row: sum_k w_k r_k S_k + bias sum(dy) = sum(dy y)', () => {
       const c = some(which, order, [1, 1000], 11)
       const [x, weight, bias] = [leaf(c.x), leaf(c.weight), leaf(number(c.bias))]
       const up = which === 'polyNormGlu' ? leaf(c.up!) : undefined
-      const y =
-        which === 'polyRelu'
-          ? polyRelu(x, weight, bias)
-          : up
-            ? polyNormGlu(x, up, weight, bias)
-            : polyNorm(x, weight, bias)
+      const y = applied(which, x, up, weight, bias)
       backward(y, tensor(c.dy.data, { shape: c.dy.shape }))
       const dw = numbers(weight.grad!)
       const left = c.weight.data.reduce((s, w, i) => s + w * dw[i]!, 0) + c.bias * numbers(bias.grad!)[0]!
@@ -252,12 +248,7 @@ test('a set of coefficients for each expert', () => {
         const bias = reference.rounded(reference.normals([4], 6), dtype)
         const [x, tw, tb] = [leaf(c.x, dtype), leaf(weight, dtype), leaf(bias, dtype)]
         const up = which === 'polyNormGlu' ? leaf(c.up!, dtype) : undefined
-        const y =
-          which === 'polyRelu'
-            ? polyRelu(x, tw, tb, { offsets })
-            : up
-              ? polyNormGlu(x, up, tw, tb, { offsets })
-              : polyNorm(x, tw, tb, { offsets })
+        const y = applied(which, x, up, tw, tb, { offsets })
         backward(y, tensor(c.dy.data, { shape: c.dy.shape, dtype }))
         const got = { y: numbers(y), dx: numbers(x.grad!), dw: numbers(tw.grad!), db: numbers(tb.grad!) }
         for (let e = 0; e < 4; e++) {
@@ -324,12 +315,7 @@ test('the same bits with one thread and with two', () => {
         const c = some(which, order, shape)
         const [x, weight, bias] = [leaf(c.x, 'float32'), leaf(c.weight, 'float32'), leaf(number(0.2), 'float32')]
         const up = which === 'polyNormGlu' ? leaf(c.up!, 'float32') : undefined
-        const y =
-          which === 'polyRelu'
-            ? polyRelu(x, weight, bias)
-            : up
-              ? polyNormGlu(x, up, weight, bias)
-              : polyNorm(x, weight, bias)
+        const y = applied(which, x, up, weight, bias)
         backward(y, tensor(c.dy.data, { shape, dtype: 'float32' }))
         return [y, x.grad!, weight.grad!, bias.grad!, ...(up ? [up.grad!] : [])].map(numbers)
       }
