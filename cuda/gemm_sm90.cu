@@ -54,11 +54,11 @@ struct Tile {
 struct Walker {
   const Work& w;
   Tiles tiles;
-  int64_t next, count;
+  unsigned next, count;
   int cols;
 
   __device__ Walker(const Work& w, int cols)
-      : w(w), tiles(w.p, rows, cols), next(blockIdx.x), count(tiles.blocks(w.p)), cols(cols) {}
+      : w(w), tiles(w.p, rows, cols), next(blockIdx.x), count((unsigned)tiles.blocks(w.p)), cols(cols) {}
 
   // Whole warps.
   __device__ bool take(Tile& at) {
@@ -71,12 +71,11 @@ struct Walker {
   }
 
  private:
-  __device__ bool find(int64_t index, Tile& at) const {
+  __device__ bool find(unsigned index, Tile& at) const {
     const Product& p = w.p;
-    const int64_t each = (int64_t)tiles.down * tiles.across;
-    int tile = (int)(index % each);
-    const int outer = (int)(index / each), part = outer % p.parts;
-    const int batch = outer / p.parts;
+    const unsigned each = (unsigned)tiles.down * tiles.across, outer = index / each;
+    const int batch = (int)(outer / p.parts), part = (int)(outer % p.parts);
+    int tile = (int)(index - outer * each);
     constexpr int bandHeight = 8;
     const int band = tile / (bandHeight * tiles.across), top = band * bandHeight;
     const int height = min(bandHeight, tiles.down - top);
@@ -87,16 +86,15 @@ struct Walker {
     at.out = p.parts > 1 ? part : p.grouped == Grouped::rows ? 0 : batch;
     at.from = 0, at.length = p.k;
     if (p.grouped == Grouped::rows) {
-      const int band = at.row / rows;
-      if (!findBand(p, rows, band, at.batch, at.row, at.end)) return false;
+      if (!findBand(p, rows, at.row / rows, at.batch, at.row, at.end)) return false;
     } else if (p.grouped == Grouped::depth) {
       at.from = clampOffset(p.offsets[batch], p.k);
       at.length = max(0, clampOffset(p.offsets[batch + 1], p.k) - at.from);
     }
     const int all = (int)p.sums * ((at.length + depth - 1) / depth);
-    at.begin = (int)((int64_t)all * part / p.parts);
-    // A group without any depth makes one step, of zeros.
-    at.steps = max(1, (int)((int64_t)all * (part + 1) / p.parts) - at.begin);
+    const int share = all / p.parts, more = all % p.parts;  // the first parts have one step more
+    at.begin = part * share + min(part, more);
+    at.steps = max(1, share + (part < more));  // a group without any depth makes one step, of zeros
     return true;
   }
 };
@@ -387,7 +385,7 @@ __global__ void __launch_bounds__(threads, 1) warpgroupsKernel(const __grid_cons
   if (group == consumers) {
     giveUpRegisters<40>();
     if (warp() == consumers * 4) {
-      if (lane() == 0) prefetch(w.a), prefetch(w.b), prefetch(w.y);
+      if (lane() == 0) prefetch(w.a), prefetch(w.b);
       produce<cols, turnedA, turnedB>(w, mem);
     }
     if (w.p.grouped != Grouped::no && blockIdx.x == 0 && warp() == consumers * 4 + 1) checkOffsets(w.p);

@@ -30,7 +30,10 @@ struct TileSource {
   int64_t stride[3];  // in elements; the first is 1, that of an axis of one element means nothing
   int box[3];
 
-  int64_t bytes(int axis) const { return length[axis] > 1 ? stride[axis] * dtypeSize(dtype) : 128; }
+  int64_t bytes(int axis) const {
+    if (length[axis] > 1) return stride[axis] * dtypeSize(dtype);
+    return axis == 1 ? (length[0] * dtypeSize(dtype) + 15) / 16 * 16 : bytes(1) * length[1];
+  }
   // Whether the copy engine can.
   bool fits() const {
     if ((uintptr_t)data % 16) return false;
