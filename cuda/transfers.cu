@@ -171,12 +171,12 @@ Transfers::~Transfers() {
 }
 
 void upload(const void* host, View to) {
-  if (capturing()) throw Error("a step that is being captured cannot take values from JavaScript", "ERR_CAPTURE");
+  check(!capturing(), "a step that is being captured takes no values from JavaScript");
   if (size_t bytes = to.size() * dtypeSize(to.dtype)) environment().transfers->upload(host, to.data, bytes);
 }
 
 void download(View from, void* host, Done done) {
-  if (capturing()) throw Error("a step that is being captured has no values to wait for", "ERR_CAPTURE");
+  check(!capturing(), "a step that is being captured has no values yet");
   environment().transfers->download(from.data, host, from.size() * dtypeSize(from.dtype), done);
 }
 

@@ -1,5 +1,6 @@
 #include "tensor.h"
 
+#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <string>
@@ -13,8 +14,10 @@ std::ostream& operator<<(std::ostream& out, const Shape& s) {
 }
 std::ostream& operator<<(std::ostream& out, Dtype t) { return out << dtypeName(t); }
 
+static std::atomic<uint64_t> buffers{0};
+uint64_t nextSerial() { return buffers; }
 Buffer::Buffer(Device device, size_t bytes)
-    : device(device), data(backend(device).allocate(bytes ? bytes : 1)), bytes(bytes ? bytes : 1) {}
+    : device(device), data(backend(device).allocate(bytes ? bytes : 1)), bytes(bytes ? bytes : 1), serial(buffers++) {}
 Buffer::~Buffer() { backend(device).release(data, bytes); }
 
 Tensor empty(const Shape& shape, Dtype dtype, Device device) {

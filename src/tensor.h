@@ -58,10 +58,13 @@ struct Buffer {
   Device device;
   void* data;
   size_t bytes;
+  const uint64_t serial;  // counts up with every buffer of the process
   Buffer(Device device, size_t bytes);
   ~Buffer();
   Buffer(const Buffer&) = delete;
 };
+
+uint64_t nextSerial();  // that the next buffer will get
 
 struct Tensor {
   std::shared_ptr<Buffer> buffer;

@@ -11,8 +11,8 @@ export interface GeneratorState {
   counter: number
 }
 
-// The state as kernels see it, int64 [2] {seed, calls before}, and the calls since. A state in use is never changed except
-// by `stepGenerator`: `seed` makes another one, so a graph that waits for its backward still finds its numbers.
+// The state as kernels see it, int64 [2] {seed, calls before}, and the calls since. A state in use is never changed: `seed`
+// makes another one, so a graph that waits for its backward still finds its numbers.
 interface Generator {
   readonly seed: number
   readonly base: number
@@ -135,14 +135,38 @@ export function dropout(x: Tensor, options: { p?: number; training?: boolean } =
 }
 
 /**
- * Moves the calls made so far into the device's state. A captured step does it at its end, because the numbers of its
- * calls are fixed in the capture. No graph from before may be walked afterwards. @internal
+ * The random numbers of a step that is recorded once and replayed: their state stays at one place on the device. @internal
  */
-export function stepGenerator(): void {
-  for (const [device, state] of current.states) {
-    const step = tensor([0, current.calls], { dtype: 'int64', device })
-    native.accumulate(step.handle, state.handle)
-    step.dispose()
+export class StepGenerator {
+  readonly #device: Device
+  readonly #state: Tensor<'int64'>
+  #calls = 0
+
+  constructor(device: Device) {
+    this.#device = device
+    this.#state = keep(tensor([0, 0], { dtype: 'int64', device }))
   }
-  current = { seed: current.seed, base: current.base + current.calls, states: current.states, calls: 0 }
+
+  /** Runs `fn`, not async, which draws from the place. */
+  record<R>(fn: () => R): R {
+    const before = current
+    current = { seed: 0, base: 0, states: new Map([[this.#device, this.#state]]), calls: 0 }
+    try {
+      return fn()
+    } finally {
+      this.#calls = current.calls
+      current = before
+    }
+  }
+
+  /** Before each replay: it draws the numbers that come next, which then count as drawn. */
+  advance(): void {
+    const { seed, counter } = generatorState()
+    native.write(this.#state.handle, BigInt64Array.of(BigInt(seed), BigInt(counter)))
+    current.calls += this.#calls
+  }
+
+  dispose(): void {
+    this.#state.dispose()
+  }
 }

@@ -191,6 +191,25 @@ export class AdamW {
     this.#measured = false
   }
 
+  /**
+   * Sets 16-bit parameters from wider values, by name: the float32 copies that are updated get them whole, the parameters
+   * rounded. Without it the copies start from the rounded parameters. Names of other parameters are passed over.
+   * @throws Error if a 16-bit parameter is missing or has another shape
+   */
+  setMasters(values: ReadonlyMap<string, Tensor>): void {
+    const halves = this.#buffers.flatMap(({ flat }) => (flat.half ? [{ flat, half: flat.half }] : []))
+    const copies = halves.flatMap(({ flat }) => flat.windows(flat.master))
+    for (const [name, to] of copies) {
+      const from = values.get(name)
+      if (!from) throw new Error(`AdamW: setMasters has no ${name}`)
+      if (from.shape.join() !== to.shape.join())
+        throw new Error(`AdamW: ${name} is [${from.shape.join(', ')}] but should be [${to.shape.join(', ')}]`)
+    }
+    for (const [name, to] of copies) native.assign(values.get(name)!.handle, to.handle)
+    for (const { flat, half } of halves) native.assign(flat.master.handle, half.handle)
+    for (const [, window] of copies) window.dispose()
+  }
+
   /** What is remembered of each parameter, by name; the tensors are the optimiser's own, not copies. */
   state(): Map<string, Tensor> {
     const all = new Map<string, Tensor>()

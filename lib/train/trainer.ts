@@ -13,7 +13,7 @@ import { ConfigError } from '../nn/fields.ts'
 import { Transformer } from '../nn/transformer.ts'
 import { seed, setGeneratorState } from '../ops/random.ts'
 import { AdamW, type Schedule, schedules } from '../optim/index.ts'
-import type { Device } from '../tensor.ts'
+import { type Device, keep } from '../tensor.ts'
 import type { RunConfig } from './config.ts'
 import { evaluate } from './evaluate.ts'
 import { NonFiniteError, type TrainEvent } from './events.ts'
@@ -29,6 +29,8 @@ export interface TrainerOptions {
   resume?: boolean
   /** Writes a sample for `sample_every`; without it there are none. */
   sample?: (model: Transformer, tokenizer: Tokenizer, step: number) => Promise<string>
+  /** As for `TrainStep`. */
+  capture?: boolean
   /** The disk that checkpoints are written to; tests put a failing one here. */
   disk?: Disk
 }
@@ -103,8 +105,11 @@ export class Trainer implements AsyncIterable<TrainEvent> {
 
     const found = options.resume ? await findCheckpoint(out) : undefined
     seed(train.seed)
-    const model = new Transformer(run.model, { dtype: train.dtype, device: options.device })
+    // Drawn and loaded in float32: what a 16-bit run updates are the whole values, not rounded ones.
+    const model = new Transformer(run.model, { device: options.device })
     if (run.init !== undefined && !found) await namingField('init', () => loadWeights(model, run.init!))
+    const whole = new Map([...model.namedParameters()].map(([name, p]) => [name, keep(p.detach())]))
+    model.to({ dtype: train.dtype })
     const { decay, noDecay } = model.parameterGroups()
     const optimizer = new AdamW(
       [
@@ -114,6 +119,8 @@ export class Trainer implements AsyncIterable<TrainEvent> {
       { lr: train.lr, betas: [train.beta1, train.beta2], eps: train.adam_eps },
     )
     native.trim() // the optimiser has moved the parameters: what they were in fits nothing that comes
+    optimizer.setMasters(whole)
+    for (const t of whole.values()) t.dispose()
     const state: RunState = { run, model, optimizer, tokenizer }
     const progress = found ? await loadState(found.path, state) : { step: 0, tokens: 0, position: 0 }
     const movedTo = options.resume ? undefined : moveAside(out)
@@ -156,7 +163,7 @@ export class Trainer implements AsyncIterable<TrainEvent> {
     // The sample of the step where it resumes is written again.
     if (existsSync(this.#samples)) await cutMetrics(this.#samples, this.step)
     const metrics = new MetricsWriter(path)
-    const step = new TrainStep(this.model, this.optimizer)
+    const step = new TrainStep(this.model, this.optimizer, { capture: this.#options.capture })
     const last: { loss?: number; val_loss?: number } = {}
     const due = (every: number) => every > 0 && (this.step % every === 0 || this.step === train.steps)
     try {
@@ -185,6 +192,7 @@ export class Trainer implements AsyncIterable<TrainEvent> {
       const complete = this.step >= train.steps
       yield { kind: 'done', step: this.step, complete, ...last, seconds, checkpoint: this.#saved!.path }
     } finally {
+      step.dispose()
       metrics.close()
       this.#data.close()
       this.#val?.close()

@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <memory>
+#include <unordered_map>
 
 #include "core/mapped.h"
 #include "core/memory.h"
@@ -17,11 +18,17 @@
 
 namespace {
 
+// The memory from before it was recorded that a graph uses: it stays as long as the graph.
+using Retained = std::unordered_map<Buffer*, std::shared_ptr<Buffer>>;
+
 struct Environment {
   Table table;
   Completions completions;
   double* results = nullptr;  // rows that lib/tensor.ts reads: handle, dtype, device, rank, lengths
   size_t resultRows = 0;
+  std::unique_ptr<Retained> recording;  // of the graph that is being made
+  uint64_t recordingSince = 0;
+  std::unordered_map<Graph*, Retained> graphs;
   static constexpr size_t rowLength = 12;
   explicit Environment(Napi::Env env) : table(env), completions(env) {}
 };
@@ -33,13 +40,13 @@ struct Environment {
 // Reads the arguments of one call on demand. Raw N-API, because this is the hot path.
 struct JsArguments final : Arguments {
   napi_env env;
-  Table& table;
+  Environment& e;
   size_t argc = 16;
   napi_value argv[16];
   void* data = nullptr;
   mutable const Tensor* first = nullptr;  // whose device the others must be on
 
-  JsArguments(napi_env env, napi_callback_info info, Table& table) : env(env), table(table) {
+  JsArguments(napi_env env, napi_callback_info info, Environment& e) : env(env), e(e) {
     napi_get_cb_info(env, info, &argc, argv, nullptr, &data);
   }
   int count() const override { return (int)argc; }
@@ -66,9 +73,10 @@ struct JsArguments final : Arguments {
   const Tensor& tensor(int i) const override {
     double n;
     if (i >= (int)argc || napi_get_value_double(env, argv[i], &n) != napi_ok) throwInvalid(i, "a tensor");
-    return onOneDevice(table.at(n));
+    return used(e.table.at(n));
   }
-  const Tensor& onOneDevice(const Tensor& t) const {
+  const Tensor& used(const Tensor& t) const {
+    if (e.recording && t.buffer->serial < e.recordingSince) e.recording->emplace(t.buffer.get(), t.buffer);
     if (!first) first = &t;
     if (t.device() == first->device()) return t;
     const std::string& signature = ((const Op*)data)->signature;
@@ -90,7 +98,7 @@ struct JsArguments final : Arguments {
   }
   std::vector<Tensor> tensors(int i) const override {
     std::vector<Tensor> all(length(i));
-    for (uint32_t k = 0; k < all.size(); k++) all[k] = onOneDevice(table.at(element(i, k)));
+    for (uint32_t k = 0; k < all.size(); k++) all[k] = used(e.table.at(element(i, k)));
     return all;
   }
   Shape shape(int i) const override {
@@ -154,7 +162,7 @@ napi_value callOp(napi_env env, napi_callback_info info) {
   napi_get_instance_data(env, &instance);
   auto& e = *(Environment*)instance;
   try {
-    JsArguments args(env, info, e.table);
+    JsArguments args(env, info, e);
     auto* op = (const Op*)args.data;
     e.table.collectIfDue();
     JsResults results(env, e);
@@ -280,18 +288,21 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     return info.Env().Undefined();
   });
   define(env, exports, "write", [](auto& info, Environment& e) {
+    check(!e.recording, "tensor: a step that is being captured takes no values from JavaScript; make them before");
     const Tensor& t = e.table.at(handleOf(info, 0));
     check(t.contiguous(), "write: the tensor should be contiguous");
     backend(t.device()).upload(bytesOf(info[1].template As<Napi::TypedArray>(), t, "write"), t);
     return info.Env().Undefined();
   });
   define(env, exports, "read", [](auto& info, Environment& e) -> Napi::Value {
+    check(!e.recording, "data(), item(): a step that is being captured has no values yet");
     Tensor t = contiguous(e.table.at(handleOf(info, 0)));
     auto array = info[1].template As<Napi::TypedArray>();
     bytesOf(array, t, "read");
     return e.completions.read(info.Env(), t, array);
   });
   define(env, exports, "readSync", [](auto& info, Environment& e) {
+    check(!e.recording, "dataSync(), itemSync(): a step that is being captured has no values yet");
     Tensor t = contiguous(e.table.at(handleOf(info, 0)));
     readNow(t, bytesOf(info[1].template As<Napi::TypedArray>(), t, "readSync"));
     return info[1];
@@ -327,13 +338,17 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     for (int device : {0, 1}) memoryStatistics(device).peak = memoryStatistics(device).inUse.load();
     return info.Env().Undefined();
   });
-  define(env, exports, "beginCapture", [](auto& info, Environment&) {
+  define(env, exports, "beginCapture", [](auto& info, Environment& e) {
     backend((Device)(int)handleOf(info, 0)).beginCapture();
+    e.recording = std::make_unique<Retained>();
+    e.recordingSince = nextSerial();
     return info.Env().Undefined();
   });
-  define(env, exports, "endCapture", [](auto& info, Environment&) -> Napi::Value {
+  define(env, exports, "endCapture", [](auto& info, Environment& e) -> Napi::Value {
     auto& on = backend((Device)(int)handleOf(info, 0));
+    auto recorded = std::move(e.recording);
     Graph* graph = on.endCapture(info[1].template As<Napi::Boolean>());
+    if (graph && recorded) e.graphs[graph] = std::move(*recorded);
     if (!graph) return info.Env().Null();
     return Napi::External<Graph>::New(info.Env(), graph);
   });
@@ -341,8 +356,10 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     backend(Device::cuda).replay(info[0].template As<Napi::External<Graph>>().Data());
     return info.Env().Undefined();
   });
-  define(env, exports, "destroyGraph", [](auto& info, Environment&) {
-    backend(Device::cuda).destroyGraph(info[0].template As<Napi::External<Graph>>().Data());
+  define(env, exports, "destroyGraph", [](auto& info, Environment& e) {
+    Graph* graph = info[0].template As<Napi::External<Graph>>().Data();
+    backend(Device::cuda).destroyGraph(graph);
+    e.graphs.erase(graph);
     return info.Env().Undefined();
   });
   define(env, exports, "cudaReport", [](auto& info, Environment&) {
@@ -381,6 +398,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
       [](Environment* e) {
         for (auto* backend : backends()) backend->closeStream();
         e->table.clear();
+        e->recording.reset();
+        e->graphs.clear();
         for (auto* backend : backends()) backend->closeMemory();
         delete e;
       },
