@@ -69,11 +69,13 @@ struct Axes {
     constexpr int64_t most = (int64_t)1 << 30;
     if (count <= most) return fn(*this);
     Axes first = *this, second = *this;
-    first.shape[0] = rank > 1 ? shape[0] / 2 : shape[0] / 32 * 16;  // packs stay whole
-    second.shape[0] = shape[0] - first.shape[0];
-    first.count = count / shape[0] * first.shape[0];
+    const int axis = (int)(std::max_element(shape, shape + rank) - shape);
+    const int64_t length = shape[axis], half = length >= 32 ? length / 32 * 16 : length / 2;  // packs stay whole
+    first.shape[axis] = half;
+    second.shape[axis] = length - half;
+    first.count = count / length * half;
     second.count = count - first.count;
-    for (int v = 0; v < N; v++) second.data[v] += first.shape[0] * stride[v][0] * size[v];
+    for (int v = 0; v < N; v++) second.data[v] += half * stride[v][axis] * size[v];
     first.split(fn);
     second.split(fn);
   }
