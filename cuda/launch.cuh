@@ -2,6 +2,9 @@
 // The only place where a kernel is launched, so that no launch goes unchecked.
 #include <cuda_runtime.h>
 
+#include <map>
+#include <tuple>
+
 #include "stream.h"
 
 namespace cuda {
@@ -34,6 +37,18 @@ void launch(const char* name, void (*kernel)(Params...), const Grid& grid, Args.
   config.numAttrs = grid.cluster > 1 ? 1 : 0;
   checkCuda(cudaLaunchKernelEx(&config, kernel, Params(args)...), name);
   launched(name);
+}
+
+// Blocks of a kernel that one processor can hold at a time.
+template <class... Params>
+int residentBlocks(void (*kernel)(Params...), unsigned threads, size_t shared) {
+  thread_local std::map<std::tuple<const void*, unsigned, size_t>, int> known;
+  int& blocks = known[{(const void*)kernel, threads, shared}];
+  if (!blocks) {
+    checkCuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, (int)threads, shared), "occupancy");
+    blocks = blocks < 1 ? 1 : blocks;
+  }
+  return blocks;
 }
 
 }  // namespace cuda

@@ -14,7 +14,6 @@ struct Row {
   int64_t n;
 };
 
-// 2^-e with max |x| in [2^e, 2^(e+1)); 1 if that would scale up and need not, or if x is not finite.
 template <class C>
 C scaleOf(const C* x, int64_t n, double eps) {
   using Bits = std::conditional_t<sizeof(C) == 4, uint32_t, uint64_t>;
@@ -27,11 +26,7 @@ C scaleOf(const C* x, int64_t n, double eps) {
     bits &= ~Bits(0) >> 1;
     most = bits > most ? bits : most;
   }
-  int exponent = (int)(most >> fraction) - bias;
-  if (most == 0 || exponent > bias) return 1;
-  if (eps > 1e-30 && exponent < 0) return 1;  // eps is what counts in such a row
-  if (exponent < -(bias - 27)) exponent = -(bias - 27);
-  return (C)std::ldexp(1.0, -exponent);
+  return most ? poly::scaleFor<C>((int)(most >> fraction) - bias, eps) : C(1);
 }
 
 // The sums of a row in double: sums of z^2k, then of d z^k (with a gradient).
@@ -186,12 +181,6 @@ void apply(const Row<C>& row, const Applied<C, R, gated, grad>& applied, bool st
         row.out, row.n, false, [&](int64_t i) { applied.template whole<false>(row, i); }, part);
 }
 
-// Whether the unscaled sums can be trusted: neither overflow nor, where eps does not hide it, underflow.
-inline bool inRange(double highest, double count, double eps) {
-  double mean = highest / count;
-  return mean <= 0x1p80 && mean + eps >= 0x1p-80;
-}
-
 // A row on its own, scaled: for any order, dtype and size of numbers.
 template <class C, bool gated, bool grad>
 void scaledRow(const Row<C>& row, int order, const double* w, double eps, bool streaming, double* dw) {
@@ -276,7 +265,7 @@ void rowsOf(const Piece& piece, const Operands& v, int order, const double* w, d
     for (int64_t r = piece.begin; r < piece.end; r++) {
       if (!summed) sumUp<C, R, gated, grad, false, false>(row, row, applied, 1, sums);
       summed = false;
-      if (!inRange(sums.squares[R - 1], (double)n, eps)) {
+      if (!poly::inRange(sums.squares[R - 1], (double)n, eps)) {
         scaledRow<C, gated, grad>(row, order, w, eps, streaming, dw);
         close(row, r * n);
         if (r + 1 < piece.end) row = rowAt((r + 1) * n);

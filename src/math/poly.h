@@ -9,6 +9,7 @@
 // A row may be scaled by a power of two s, z = s x, so that z^(2 order) stays finite; nothing else changes, because
 // x^k rsqrt(mean(x^2k) + eps) = z^k rsqrt(mean(z^2k) + eps s^2k).
 #include "math/hd.h"
+#include "math/transcendental.h"
 
 namespace poly {
 
@@ -64,13 +65,36 @@ HD void addProducts(int order, T z, T d, T* sums) {
   }
 }
 
+// rsqrt(mean(z^2k) + eps s^2k) of one power, given the sum and eps s^2k
+template <class A>
+HD A inverseNorm(A squares, A count, A scaledEps) {
+  return A(1) / math::sqrt(squares / count + scaledEps);
+}
 // inverse[k - 1] = rsqrt(mean(z^2k) + eps s^2k)
 template <class A>
 HD void inverseNorms(int order, const A* squares, A count, A eps, A scale, A* inverse) {
   for (int k = 1; k <= order; k++) {
     eps *= scale * scale;
-    inverse[k - 1] = A(1) / A(sqrt(squares[k - 1] / count + eps));
+    inverse[k - 1] = inverseNorm(squares[k - 1], count, eps);
   }
+}
+
+// Whether sums of unscaled powers can be trusted, given that of x^2r: neither overflow nor, where eps does not hide it,
+// underflow.
+template <class A>
+HD bool inRange(A highest, A count, A eps) {
+  A mean = highest / count;
+  return mean <= A(0x1p80) && mean + eps >= A(0x1p-80);
+}
+// The s for a row with max |x| in [2^exponent, 2^(exponent + 1)): 2^-exponent, or 1 if that would scale up and need
+// not, or if x is not finite. C is the type that x is computed in.
+template <class C>
+HD C scaleFor(int exponent, double eps) {
+  constexpr int bias = sizeof(C) == 4 ? 127 : 1023;
+  if (exponent > bias) return 1;
+  if (eps > 1e-30 && exponent < 0) return 1;  // eps is what counts in such a row
+  if (exponent < -(bias - 27)) exponent = -(bias - 27);
+  return (C)ldexp(1.0, -exponent);
 }
 
 // y = horner(order, z, value)
@@ -83,13 +107,16 @@ HD void valueCoefficients(int order, const A* w, const A* inverse, C* value) {
 // With n_k = inverse_k z^k and m_k = mean(dy n_k): dx = sum_k k w_k s inverse_k z^(k-1) (dy - n_k m_k), written as
 // dy slope(z) - z pull(z^2). The products inverse_k m_k are of the size of dy / z^k: nothing underflows.
 template <class C, class A>
+HD void gradCoefficient(int k, A w, A inverse, A product, A count, A scale, C& slope, C& pull) {
+  A a = A(k) * w * scale * inverse;
+  slope = C(a);
+  pull = C(a * inverse * (inverse * product / count));
+}
+template <class C, class A>
 HD void gradCoefficients(int order, const A* w, const A* inverse, const A* products, A count, A scale, C* slope,
                          C* pull) {
-  for (int k = 1; k <= order; k++) {
-    A a = A(k) * w[k] * scale * inverse[k - 1];
-    slope[k - 1] = C(a);
-    pull[k - 1] = C(a * inverse[k - 1] * (inverse[k - 1] * products[k] / count));
-  }
+  for (int k = 1; k <= order; k++)
+    gradCoefficient(k, w[k], inverse[k - 1], products[k], count, scale, slope[k - 1], pull[k - 1]);
 }
 template <class T, class C>
 HD T polyNormGrad(int order, T z, T dy, const C* slope, const C* pull) {

@@ -267,6 +267,11 @@ cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, in
   return attribute == cudaFuncAttributeMaxDynamicSharedMemorySize ? emulator::allowShared((const void*)kernel, value)
                                                                   : cudaSuccess;
 }
+template <class Kernel>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel, int threads, size_t) {
+  *blocks = std::min(16, 1536 / threads);
+  return cudaSuccess;
+}
 template <class... Params, class... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args&&... args) {
   return emulator::launch((const void*)kernel, *config,
