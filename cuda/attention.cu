@@ -104,7 +104,7 @@ void planFewQueries(AttentionProblem& p, const ForwardTiling& tiling) {
 void attention(View q, View k, View v, double scale, bool causal, View y, View lse) {
   if (y.size() == 0) return;
   AttentionProblem p = problem(q, k, v, y, lse, scale, causal);
-  const bool tensorCores = sm80Takes(q.dtype, p.depth, false);
+  const bool tensorCores = sm80Takes(q.dtype, p);
   planFewQueries(p, tensorCores ? sm80Tiling(p.depth) : floatTiling(q.dtype, p.depth));
   const int64_t rows = lse.size(), bytes = dtypeSize(lse.dtype);
   const Scratch part(p.splits > 1 ? p.splits * rows * (p.depth + 1) * bytes : 0);
@@ -128,7 +128,7 @@ void attentionGrad(View q, View k, View v, View y, View lse, View dy, double sca
     launch("attentionGrad: delta", attentionDeltaKernel<typename decltype(tag)::type>, {blocksFor(rows, blockRows)}, p,
            rows);
   });
-  (sm80Takes(q.dtype, p.depth, true) ? attentionGradSm80 : attentionGradFloat)(q.dtype, p);
+  (sm80Takes(q.dtype, p) ? attentionGradSm80 : attentionGradFloat)(q.dtype, p);
 }
 
 }  // namespace cuda

@@ -51,7 +51,8 @@ ForwardTiling floatTiling(Dtype, int depth);
 void attentionFloat(Dtype, const AttentionProblem& p);
 void attentionGradFloat(Dtype, const AttentionProblem& p);
 
-bool sm80Takes(Dtype, int depth, bool gradient);  // bfloat16 and float16, D up to 256
+// bfloat16 and float16, D up to 256, and scores whose order is that of their products.
+bool sm80Takes(Dtype, const AttentionProblem& p);
 ForwardTiling sm80Tiling(int depth);
 void attentionSm80(Dtype, const AttentionProblem& p);
 void attentionGradSm80(Dtype, const AttentionProblem& p);
