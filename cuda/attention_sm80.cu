@@ -188,6 +188,3 @@ void attentionSm80(Dtype type, const AttentionProblem& p) {
 }
 
 }  // namespace cuda
-namespace cuda {
-void attentionGradSm80(Dtype type, const AttentionProblem& p) { attentionGradFloat(type, p); }
-}  // namespace cuda
