@@ -1,6 +1,6 @@
-// The gradient of attention on the tensor cores of every GPU from sm_80 on. Two kernels of one form, one for dk and dv and
-// one for dq: both make the weights again, which costs two products of seven but leaves no sum to more than one block, so
-// that there are no atomics and the bits are always the same.
+// The gradient of attention on the tensor cores of every GPU from sm_80 on. Two kernels of one form, one for dk and dv
+// and one for dq: both make the weights again, which costs two products of seven but leaves no sum to more than one
+// block, so that there are no atomics and the bits are always the same.
 #include <type_traits>
 
 #include "attention_sm80.cuh"
@@ -16,7 +16,13 @@ namespace {
 template <int width, bool ofKeys>
 struct Shape {
   static constexpr int M = ofKeys ? (width <= 64 ? 2 : 1) : (width <= 128 ? 2 : 1);
-  static constexpr int N = width == 256 ? 16 : ofKeys ? (width == 64 ? 32 : 64) : (width <= 64 ? 64 : 32);
+  static constexpr int N = width == 256 ? 16
+                           : ofKeys     ? (width == 64    ? 32
+                                           : width == 128 ? 48
+                                                          : 64)
+                                        : (width <= 64    ? 64
+                                           : width == 128 ? 16
+                                                          : 32);
   static constexpr int columns = ofKeys && width == 256 ? 128 : width;  // of the result
   static constexpr int rows = 16 * M * warpsOfBlock;
 };
@@ -32,8 +38,8 @@ struct Storage {
   alignas(16) float lse[2][S::N], delta[2][S::N];  // of theirs, if those are queries
 };
 
-// While one tile of theirs is worked on the next arrives. Scores are (mine, theirs): of keys they are transposed, so that
-// weights and gradients again go from registers to registers. The heads that share a key head are summed in order.
+// While one tile of theirs is worked on the next arrives. Scores are (mine, theirs): of keys they are transposed, so
+// that weights and gradients again go from registers to registers. The heads that share a key head are summed in order.
 template <class T, int width, bool ofKeys>
 __global__ void __launch_bounds__(threads, 2) attentionGradSm80Kernel(AttentionProblem p, int tiles) {
   using Sh = Shape<width, ofKeys>;
@@ -98,6 +104,7 @@ __global__ void __launch_bounds__(threads, 2) attentionGradSm80Kernel(AttentionP
   float sum[M][columns / 8][4] = {}, sumToo[ofKeys ? M : 1][columns / 8][4] = {};
 
   int other = begin;
+#pragma unroll 1
   for (int step = 0; step < steps; step++) {
     const int stage = step % 2;
     waitCopies<0>();
@@ -106,14 +113,22 @@ __global__ void __launch_bounds__(threads, 2) attentionGradSm80Kernel(AttentionP
     const int from = other;
     other += N;
     if (other >= end) other = begin;
-    // Whether the warp's rows meet any of theirs, and all.
-    const bool any = ofKeys ? own < p.seen(min(from + N, end) - 1) : from < p.seen(own + 16 * M - 1);
-    const bool all = from + N <= end && (ofKeys ? own + 16 * M <= p.seen(from) : from + N <= p.seen(own));
-    if (!any) continue;
-
     float weights[M][N / 8][4] = {}, ds[M][N / 8][4] = {};
     multiplyRows<M, N>(weights, mine, lanesAcross<width>(s.theirs[stage][0]));
     multiplyRows<M, N>(ds, mineToo, lanesAcross<width>(s.theirsToo[stage][0]));
+    const bool all = from + N <= end && (ofKeys ? own + 16 * M <= p.seen(from) : from + N <= p.seen(own));
+    if (!all) {  // what is not seen weighs nothing, whatever its gradient would be
+#pragma unroll
+      for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < N / 8; n++)
+#pragma unroll
+          for (int i = 0; i < 4; i++) {
+            const int row = own + 16 * m + 8 * (i / 2) + lane() / 4, their = from + 8 * n + lane() % 4 * 2 + i % 2;
+            const bool sees = their < end && (ofKeys ? row < p.seen(their) : their < p.seen(row));
+            if (!sees) weights[m][n][i] = -INFINITY, ds[m][n][i] = 0;
+          }
+    }
 #pragma unroll
     for (int n = 0; n < N / 8; n++) {
       const int c = 8 * n + lane() % 4 * 2;
@@ -129,12 +144,7 @@ __global__ void __launch_bounds__(threads, 2) attentionGradSm80Kernel(AttentionP
         for (int i = 0; i < 4; i++) {
           const float level = ofKeys ? (i % 2 ? theirLse.y : theirLse.x) : lse[m][i / 2];
           const float mean = ofKeys ? (i % 2 ? theirDelta.y : theirDelta.x) : delta[m][i / 2];
-          float w = exp2Fast(fmaf(weights[m][n][i], scale, -level)), d = w * (ds[m][n][i] - mean);
-          if (!all) {
-            const int row = own + 16 * m + 8 * (i / 2) + lane() / 4, their = from + c + i % 2;
-            const bool sees = their < end && (ofKeys ? row < p.seen(their) : their < p.seen(row));
-            w = sees ? w : 0.0f, d = sees ? d : 0.0f;
-          }
+          const float w = exp2Fast(fmaf(weights[m][n][i], scale, -level)), d = w * (ds[m][n][i] - mean);
           weights[m][n][i] = w, ds[m][n][i] = d;
         }
     }

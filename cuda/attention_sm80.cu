@@ -62,8 +62,8 @@ __global__ void __launch_bounds__(threads, 2) attentionSm80Kernel(AttentionProbl
       const int row = first + i;
       return p.pack == 1 ? q + row * p.q.row : q + row / p.pack * p.q.row + row % p.pack * p.q.head;
     };
-    fetch<blockRows, width>(s.q[0], rows - first, p.depth, p.vectors, queryRow,
-                            [&](const T* from, int i, int n) { return from + (queryRow(i + n) - queryRow(i)); });
+    fetchRows<blockRows, width, 1>(s.q[0], rows - first, p.depth, p.vectors, queryRow,
+                                   [&](const T* from, int i, int n) { return from + (queryRow(i + n) - queryRow(i)); });
     fetchKeys(begin);
   }
 
@@ -79,18 +79,18 @@ __global__ void __launch_bounds__(threads, 2) attentionSm80Kernel(AttentionProbl
 #pragma unroll
     for (int half = 0; half < 2; half++) top[m][half] = -INFINITY, total[m][half] = 0;
 
+#pragma unroll 1
   for (int key = begin; key < end; key += N) {
     waitCopies<0>();
     __syncthreads();
     fetchValues(key);
     float scores[M][N / 8][4] = {};
-    const bool any = key < warpEnd;
+    const bool any = key < warpEnd;  // that the warp's rows see
     if (any) multiplyRows<M, N>(scores, queryLane, keyLane);
     waitCopies<0>();
     __syncthreads();
     if (key + N < end) fetchKeys(key + N);
     if (!any) continue;
-
     if (key + N > min(warpFirst, end))
 #pragma unroll
       for (int m = 0; m < M; m++)
@@ -144,14 +144,15 @@ __global__ void __launch_bounds__(threads, 2) attentionSm80Kernel(AttentionProbl
       const int64_t splitPlace = (int64_t)split * p.batches * p.heads * p.queries + place;
       const float lse = top[m][half] * scale / log2e + math::log(all);
       if (lane() % 4 == 0) ((float*)(p.splits > 1 ? p.partLse : p.lse))[splitPlace] = lse;
-      if (p.splits > 1)
+      if (p.splits > 1) {
+        float* to = (float*)p.part + splitPlace * p.depth + lane() % 4 * 2;
+        const int left = opaque(p.depth - lane() % 4 * 2);  // else all comparisons are kept for the next row
 #pragma unroll
         for (int n = 0; n < width / 8; n++)
 #pragma unroll
-          for (int i = 0; i < 2; i++) {
-            const int d = 8 * n + lane() % 4 * 2 + i;
-            if (d < p.depth) ((float*)p.part)[splitPlace * p.depth + d] = sum[m][n][2 * half + i] * one;
-          }
+          for (int i = 0; i < 2; i++)
+            if (8 * n + i < left) to[8 * n + i] = sum[m][n][2 * half + i] * one;
+      }
     }
   if (p.splits > 1) return;
   storeRows<M, width, width>(

@@ -31,8 +31,8 @@ __device__ __forceinline__ int place(int row, int piece) {
 
 // Begins to fill a tile with `count` rows, zeros beyond them and beyond `depth`. row(i) points at row i; next(from, i,
 // n) of a place in row i is that place in row i + n.
-template <int rows, int width, class T, class Row, class Next>
-__device__ __forceinline__ void fetch(T* tile, int count, int depth, bool vectors, Row row, Next next) {
+template <int rows, int width, int unrolled, class T, class Row, class Next>
+__device__ __forceinline__ void fetchRows(T* tile, int count, int depth, bool vectors, Row row, Next next) {
   constexpr int pieces = width / 8, together = (int)std::bit_floor(unsigned(threads / pieces));  // rows at a time
   static_assert(rows % together == 0);
   const int r = (int)threadIdx.x / pieces, c = (int)threadIdx.x % pieces;
@@ -40,7 +40,7 @@ __device__ __forceinline__ void fetch(T* tile, int count, int depth, bool vector
   const T* from = row(r) + 8 * c;
   if (vectors) {
     const bool inside = 8 * c < depth;
-#pragma unroll
+#pragma unroll unrolled
     for (int i = 0; i < rows; i += together) {
       // Nothing is read at the address of a row past the end.
       copyAsync<16>(tile + place<width>(r + i, c), from, r + i < count && inside ? 16 : 0);
@@ -59,7 +59,7 @@ __device__ __forceinline__ void fetch(T* tile, int count, int depth, bool vector
 // Neighbouring rows from x on.
 template <int rows, int width, class T>
 __device__ __forceinline__ void fetch(T* tile, const T* x, int64_t step, int count, int depth, bool vectors) {
-  fetch<rows, width>(
+  fetchRows<rows, width, rows>(
       tile, count, depth, vectors, [=](int i) { return x + i * step; },
       [=](const T* from, int, int n) { return opaque(from) + n * step; });
 }
@@ -139,30 +139,31 @@ template <int M, int columns, int width, class T, class Factor, class Row>
 __device__ __forceinline__ void storeRows(const float (&sum)[M][columns / 8][4], Factor factor, T* own, Row row,
                                           int column, int depth, bool vectors) {
   __syncwarp();
+  const int turn = flip<width>(lane() / 4) * 8;
+  T* const from = own + lane() / 4 * width + lane() % 4 * 2;
 #pragma unroll
-  for (int m = 0; m < M; m++)
+  for (int n = 0; n < columns / 8; n++)
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const float f = factor(m, half);
+    for (int m = 0; m < M; m++)
 #pragma unroll
-      for (int n = 0; n < columns / 8; n++) {
-        T* to = own + place<width>(16 * m + 8 * half + lane() / 4, n) + lane() % 4 * 2;
-        *reinterpret_cast<uint32_t*>(to) = packTwo<T>(sum[m][n][2 * half] * f, sum[m][n][2 * half + 1] * f);
+      for (int half = 0; half < 2; half++) {
+        const float f = factor(m, half);
+        *reinterpret_cast<uint32_t*>(from + (16 * m + 8 * half) * width + (8 * n ^ turn)) =
+            packTwo<T>(sum[m][n][2 * half] * f, sum[m][n][2 * half + 1] * f);
       }
-    }
   __syncwarp();
   constexpr int pieces = columns / 8;
-#pragma unroll
+#pragma unroll 2
   for (int i = lane(); i < 16 * M * pieces; i += 32) {
     const int r = i / pieces, d = column + i % pieces * 8;
     T* to = row(r);
     if (!to || d >= depth) continue;
-    const auto pack = loadPack<8>(own + place<width>(r, i % pieces));
+    const T* piece = own + place<width>(r, i % pieces);
     if (vectors)
-      storePack(to + d, pack);
+      storePack(to + d, loadPack<8>(piece));
     else
-      for (int j = 0; j < 8; j++)
-        if (d + j < depth) to[d + j] = pack.at[j];
+#pragma unroll 1
+      for (int j = 0; j < 8 && d + j < depth; j++) to[d + j] = piece[j];
   }
 }
 

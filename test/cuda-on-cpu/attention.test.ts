@@ -42,12 +42,9 @@ function close(got: Tensor | null, want: Float64Array, dtype: Float, what: strin
 function run(c: AttentionCase, dtype: Float, options: { gradient?: boolean; padding?: number } = {}): void {
   const { gradient = true, padding = 0 } = options
   const shapes = { q: [c.B, c.H, c.T, c.D], k: [c.B, c.K, c.S, c.D] }
-  const [q, k, v, dy] = [shapes.q, shapes.k, shapes.k, shapes.q].map((shape, i) => held(noise(shape, i + 1), dtype)) as [
-    Values,
-    Values,
-    Values,
-    Values,
-  ]
+  const [q, k, v, dy] = [shapes.q, shapes.k, shapes.k, shapes.q].map((shape, i) =>
+    held(noise(shape, i + 1), dtype),
+  ) as [Values, Values, Values, Values]
   const r = reference(c, q.data, k.data, v.data, dy.data)
   // (B, H, T, D) as a view of (B, T, H, D + padding), which begins at element `padding`
   const view = (x: Values) => {
