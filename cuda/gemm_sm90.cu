@@ -167,6 +167,31 @@ __device__ __forceinline__ void clearTail(Stage<cols>& stage, int taken) {
   syncThreads(consumers + 1, consumers * 128);
 }
 
+// Which function is decided once. Two values at a time: the accumulators leave no registers for more.
+__device__ __forceinline__ void activateFour(UnaryOp op, float (&x)[4]) {
+  auto each = [&](auto f) {
+#pragma unroll 1
+    for (int half = 0; half < 2; half++) {
+      const float first = decltype(f)::f(x[0]), second = decltype(f)::f(x[1]);
+      x[0] = x[2], x[1] = x[3], x[2] = first, x[3] = second;
+    }
+  };
+  switch (op) {
+    case UnaryOp::relu:
+      return each(Relu{});
+    case UnaryOp::relu2:
+      return each(Relu2{});
+    case UnaryOp::gelu:
+      return each(Gelu{});
+    case UnaryOp::geluTanh:
+      return each(GeluTanh{});
+    case UnaryOp::silu:
+      return each(Silu{});
+    default:
+      return;
+  }
+}
+
 // Up to four neighbours of y: what finish() does, in one piece.
 template <class T>
 __device__ __forceinline__ void finishFour(const Work& w, int64_t to, int col, float4 v) {
@@ -206,19 +231,20 @@ __device__ __forceinline__ void finishFour(const Work& w, int64_t to, int col, f
   };
   auto write = [&](void* data) { narrow ? writeOf(Tag<T>{}, data) : writeOf(Tag<float>{}, data); };
   if (p.bias) {
+    const float* bias = reinterpret_cast<const float*>(p.bias) + col;
+    if (whole) {
+      const auto pack = loadPack<4>(bias);
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-      if (i < count) x[i] += reinterpret_cast<const float*>(p.bias)[col + i];
+      for (int i = 0; i < 4; i++) x[i] += pack.at[i];
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        if (i < count) x[i] += bias[i];
+    }
   }
   if (w.beta != 0) add(p.y, w.beta);
   if (p.pre) write(p.pre);
-  if (p.activates) {
-#pragma unroll 1
-    for (int i = 0; i < 4; i++) {  // the values move through x[0], so that one copy of the function does
-      const float f = activated(p.activation, x[0]);
-      x[0] = x[1], x[1] = x[2], x[2] = x[3], x[3] = f;
-    }
-  }
+  if (p.activates) activateFour(p.activation, x);
   if (p.residual) add(p.residual, 1);
   write(p.y);
 }
@@ -490,7 +516,7 @@ bool gemmSm90(const Product& product) {
   w.adds = p.out == Dtype::float32 && p.beta == 1;
   w.tiled = y.fits() && (p.beta == 0 || w.adds) && !p.pre && !p.activates && !p.residual;
   auto aligned = [&](const void* at) { return (uintptr_t)at % (4 * dtypeSize(p.out)) == 0; };
-  w.byFours = aligned(p.y) && aligned(p.pre) && aligned(p.residual) && p.yStep % 4 == 0 && y.stride[2] % 4 == 0;
+  w.byFours = aligned(p.y) && aligned(p.pre) && aligned(p.residual) && (uintptr_t)p.bias % 16 == 0 && p.yStep % 4 == 0 && y.stride[2] % 4 == 0;
   w.a = tensorMap(a), w.b = tensorMap(b);
   if (w.tiled) w.y = tensorMap(y);
   auto run = [&](auto tag) {
