@@ -75,6 +75,7 @@ void gemmSm80(const Product& p, TensorTile tile);
 int copyWidth(const Product& p, bool ofA);
 
 // Only on sm_90, of bf16 and f16, and where the copy engine can read a and b; false: nothing was done.
-bool gemmSm90(const Product& p);
+// cols: of a tile, 128 or 256; 0: whichever should end first.
+bool gemmSm90(const Product& p, int cols = 0);
 
 }  // namespace cuda

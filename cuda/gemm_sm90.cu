@@ -11,9 +11,14 @@ namespace cuda {
 namespace {
 
 constexpr int rows = 128, depth = 64;  // of a tile of y, and of a stage
-constexpr int consumers = 2;           // warpgroups, each with 64 rows of the tile
+constexpr int consumers = 2;           // warpgroups
 constexpr int threads = (consumers + 1) * 128;
 constexpr int halfBytes = 64 * 128;  // 64 rows of 128 bytes: what a consumer has of a, a block of b, a piece of y
+
+// The consumers share a tile of 256 columns, 64 rows each. Of the narrow ones each makes every other tile alone, so
+// that one can store while the other multiplies.
+template <int cols>
+constexpr bool takesTurns = cols <= 128;
 
 template <int cols>
 struct Stage {
@@ -25,6 +30,7 @@ struct Storage {
   Stage<cols> stage[stages];
   alignas(1024) unsigned char out[consumers][2][halfBytes];
   PhaseBarrier full[stages], empty[stages];
+  PhaseBarrier goes[consumers];  // where they take turns: the other has all stages of its tile
 };
 
 // What a stride of a and b along the batch axis is for.
@@ -107,6 +113,11 @@ struct Turn {
   __device__ __forceinline__ void next() {
     if (++stage == stages) stage = 0, parity ^= 1;
   }
+  __device__ __forceinline__ void skip(int steps) {
+    stage += steps;
+    parity ^= (unsigned)(stage / stages) & 1;
+    stage %= stages;
+  }
 };
 
 __device__ __forceinline__ int third(Third use, int batch, int sum) {
@@ -154,17 +165,15 @@ __device__ __forceinline__ void produce(const Work& w, Storage<cols>& mem) {
   }
 }
 
-// Depths from `taken` on belong to another group: both operands become zero there. By all consumers.
+// Depths from `taken` on belong to another group: both operands become zero there. By all threads that read the stage.
 template <int cols>
-__device__ __forceinline__ void clearTail(Stage<cols>& stage, int taken) {
+__device__ __forceinline__ void clearTail(Stage<cols>& stage, int taken, int group) {
+  constexpr int readers = takesTurns<cols> ? 128 : consumers * 128;
   const int each = (depth - taken) * 8;  // units of 16 bytes in a block of 64 by 64
-  for (int i = threadIdx.x; i < each * (rows + cols) / 64; i += consumers * 128) {
-    const int block = i / each;
-    unsigned char* at = stage.a + block * halfBytes + taken * 128 + i % each * 16;
-    *reinterpret_cast<uint4*>(at) = uint4{0, 0, 0, 0};
-  }
+  for (int i = threadIdx.x % readers; i < each * (rows + cols) / 64; i += readers)
+    *reinterpret_cast<uint4*>(stage.a + i / each * halfBytes + taken * 128 + i % each * 16) = uint4{0, 0, 0, 0};
   fenceProxyAsync();
-  syncThreads(consumers + 1, consumers * 128);
+  syncThreads(takesTurns<cols> ? 1 + group : 1 + consumers, readers);
 }
 
 // Which function is decided once. Two values at a time: the accumulators leave no registers for more.
@@ -249,7 +258,7 @@ __device__ __forceinline__ void finishFour(const Work& w, int64_t to, int col, f
   write(p.y);
 }
 
-// A consumer's part of a tile goes to y by way of shared memory, in pieces of 64 rows of 128 bytes.
+// 64 rows of a tile go to y by way of shared memory, in pieces of 64 rows of 128 bytes.
 template <class T, int cols>
 struct Writer {
   const Work& w;
@@ -296,8 +305,7 @@ struct Writer {
           float2{d[i], d[i + 1]};
   }
 
-  __device__ __forceinline__ void tiles(const Tile& at, float (&d)[cols / 2]) {
-    const int row = at.row + group * 64;
+  __device__ __forceinline__ void tiles(const Tile& at, int row, float (&d)[cols / 2]) {
     scale(d, at.col);
     if (w.p.out == Dtype::float32) {
 #pragma unroll
@@ -328,10 +336,9 @@ struct Writer {
   }
 
   // Any y and any epilogue: rows up to the end of the group, columns up to n.
-  __device__ __forceinline__ void elements(const Tile& at, const float (&d)[cols / 2]) {
+  __device__ __forceinline__ void elements(const Tile& at, int row, const float (&d)[cols / 2]) {
     const Product& p = w.p;
     const int64_t base = at.out * w.outStride;
-    const int row = at.row + group * 64;
 #pragma unroll
     for (int c = 0; c < cols; c += 32) {
       if (at.col + c >= p.n) break;
@@ -351,28 +358,42 @@ struct Writer {
 
 template <class T, int cols, bool turnedA, bool turnedB>
 __device__ __forceinline__ void consume(const Work& w, Storage<cols>& mem, int group) {
-  constexpr uint64_t stageStep = sizeof(Stage<cols>) >> 4;
-  const int t = threadIdx.x % 128;
-  const uint64_t firstA = operandAt(mem.stage[0].a + group * halfBytes, turnedA, halfBytes);
+  constexpr uint64_t stageStep = sizeof(Stage<cols>) >> 4, halfStep = halfBytes >> 4;
+  constexpr int halves = takesTurns<cols> ? 2 : 1;  // 64 rows each, that are ours
+  const int t = threadIdx.x % 128, firstHalf = takesTurns<cols> ? 0 : group;
+  const uint64_t firstA = operandAt(mem.stage[0].a + firstHalf * halfBytes, turnedA, halfBytes);
   const uint64_t firstB = operandAt(mem.stage[0].b, turnedB, halfBytes);
   Walker walker(w, cols);
   Writer<T, cols> writer{w, mem.out[group], group, t};
   Turn<Storage<cols>::stages> turn;
   Tile at;
-  while (walker.take(at)) {
-    float d[cols / 2];
+  unsigned goes = group == 0;  // the first begins
+  for (int whose = 0; walker.take(at); whose ^= 1) {
+    if constexpr (takesTurns<cols>) {
+      if (whose != group) {
+        turn.skip(at.steps);
+        continue;
+      }
+      // Also because a stage may be waited for only while nobody is a whole round behind it.
+      mem.goes[group].wait(goes);
+      goes ^= 1;
+    }
+    float d[halves][cols / 2];
     int before = 0;
     for (int i = 0; i < at.steps; i++) {
       mem.full[turn.stage].wait(turn.parity);
       if constexpr (turnedA && turnedB) {
         const int taken = max(0, at.length - (at.begin + i) * depth);
-        if (w.p.grouped == Grouped::depth && taken < depth) clearTail(mem.stage[turn.stage], taken);
+        if (w.p.grouped == Grouped::depth && taken < depth) clearTail(mem.stage[turn.stage], taken, group);
       }
       const uint64_t a = firstA + turn.stage * stageStep, b = firstB + turn.stage * stageStep;
       fenceProducts();
 #pragma unroll
       for (int k = 0; k < depth / 16; k++)
-        addProduct<T, turnedA, turnedB>(d, a + k * nextDepth(turnedA), b + k * nextDepth(turnedB), i > 0 || k > 0);
+#pragma unroll
+        for (int half = 0; half < halves; half++)
+          addProduct<T, turnedA, turnedB>(d[half], a + half * halfStep + k * nextDepth(turnedA),
+                                          b + k * nextDepth(turnedB), i > 0 || k > 0);
       commitProducts();
       if (i > 0) {  // the products before these have read their stage
         waitProducts<1>();
@@ -381,15 +402,23 @@ __device__ __forceinline__ void consume(const Work& w, Storage<cols>& mem, int g
       before = turn.stage;
       turn.next();
     }
+    if constexpr (takesTurns<cols>) {  // every warp says so: none may still wait for its own turn then
+      __syncwarp();
+      if (lane() == 0) mem.goes[group ^ 1].arrive();
+    }
     waitProducts<0>();
-    pinRegisters(d);
     if (t == 0) mem.empty[before].arrive();
-    const int row = at.row + group * 64;
-    if (row >= at.end) continue;
-    if (w.tiled && (at.end == w.p.m || row + 64 <= at.end))
-      writer.tiles(at, d);
-    else
-      writer.elements(at, d);
+#pragma unroll
+    for (int half = 0; half < halves; half++) pinRegisters(d[half]);
+#pragma unroll
+    for (int half = 0; half < halves; half++) {
+      const int row = at.row + (firstHalf + half) * 64;
+      if (row >= at.end) break;
+      if (w.tiled && (at.end == w.p.m || row + 64 <= at.end))
+        writer.tiles(at, row, d[half]);
+      else
+        writer.elements(at, row, d[half]);
+    }
   }
   if (t == 0) waitStoresRead<0>();
 }
@@ -403,8 +432,9 @@ __global__ void __launch_bounds__(threads, 1) warpgroupsKernel(const __grid_cons
   if (threadIdx.x == 0) {
     for (int i = 0; i < Storage<cols>::stages; i++) {
       mem.full[i].init(1);
-      mem.empty[i].init(consumers);
+      mem.empty[i].init(takesTurns<cols> ? 1 : consumers);
     }
+    for (int i = 0; i < consumers; i++) mem.goes[i].init(4);
     fenceBarrierInit();
   }
   __syncthreads();
@@ -452,13 +482,15 @@ TileSource operandSource(const Product& p, const Operand& o, bool alongDepth, in
   return s;
 }
 
-// How long a launch takes, in cycles of a multiprocessor: products at full rate, and what each tile costs beside them.
-double cycles(const Product& p, int cols, int processors) {
-  const double tiles = (double)Tiles(p, rows, cols).blocks(p);
-  const double steps =
-      (double)p.sums * ((p.k + depth - 1) / depth) / p.parts / (p.grouped == Grouped::depth ? p.groups : 1);
-  const double rate = cols == 256 ? 1 : 1.1;
-  return std::ceil(tiles / processors) * (steps * cols * 4 * rate + 1000 + cols * 6);
+// How long a launch takes, in cycles of a multiprocessor. Narrow tiles load more for each product, but hide their
+// stores.
+double cycles(const Product& p, int cols, bool tiled, int processors) {
+  const double each = std::ceil((double)Tiles(p, rows, cols).blocks(p) / processors);
+  const double length = (double)p.k / (p.grouped == Grouped::depth ? p.groups : 1);
+  const double steps = (double)p.sums * std::ceil(length / depth) / p.parts;
+  const double products = steps * cols * 4, stores = cols * (tiled ? 8 : 40);
+  if (cols == 256) return each * (products + stores) + 1000;
+  return each * std::max(1.2 * products, (products + stores) / 2) + stores + 1000;
 }
 
 template <class T, int cols>
@@ -474,7 +506,7 @@ void launchCols(const Work& w, bool turnedA, bool turnedB) {
 
 }  // namespace
 
-bool gemmSm90(const Product& product) {
+bool gemmSm90(const Product& product, int cols) {
   Work w{};
   Product& p = w.p = product;
   if (device().capability != 90 || (p.type != Dtype::bfloat16 && p.type != Dtype::float16)) return false;
@@ -491,7 +523,10 @@ bool gemmSm90(const Product& product) {
   const BatchAxis kept = p.kept ? p.axes[0] : BatchAxis{1, 0, 0, 0}, sum = p.summed ? summed[0] : BatchAxis{1, 0, 0, 0};
   p.axes[p.kept] = sum;
 
-  const int cols = cycles(p, 256, device().processors) <= cycles(p, 128, device().processors) ? 256 : 128;
+  w.adds = p.out == Dtype::float32 && p.beta == 1;
+  w.tiled = (p.beta == 0 || w.adds) && !p.pre && !p.activates && !p.residual;
+  const int processors = device().processors;
+  if (!cols) cols = cycles(p, 256, w.tiled, processors) <= cycles(p, 128, w.tiled, processors) ? 256 : 128;
   TileSource a = operandSource(p, p.a, !turnedA, p.m, rows), b = operandSource(p, p.b, !turnedB, p.n, cols);
   auto third = [&](TileSource& s, int64_t ofKept, int64_t ofSum, Third& use) {
     if (ofKept && ofSum) return false;
@@ -513,10 +548,10 @@ bool gemmSm90(const Product& product) {
     y.length[2] = kept.length, y.stride[2] = kept.y;
   w.outStride = y.stride[2];
   w.alpha = (float)p.alpha, w.beta = (float)p.beta;
-  w.adds = p.out == Dtype::float32 && p.beta == 1;
-  w.tiled = y.fits() && (p.beta == 0 || w.adds) && !p.pre && !p.activates && !p.residual;
+  w.tiled = w.tiled && y.fits();
   auto aligned = [&](const void* at) { return (uintptr_t)at % (4 * dtypeSize(p.out)) == 0; };
-  w.byFours = aligned(p.y) && aligned(p.pre) && aligned(p.residual) && (uintptr_t)p.bias % 16 == 0 && p.yStep % 4 == 0 && y.stride[2] % 4 == 0;
+  w.byFours = aligned(p.y) && aligned(p.pre) && aligned(p.residual) && (uintptr_t)p.bias % 16 == 0 &&
+              p.yStep % 4 == 0 && y.stride[2] % 4 == 0;
   w.a = tensorMap(a), w.b = tensorMap(b);
   if (w.tiled) w.y = tensorMap(y);
   auto run = [&](auto tag) {

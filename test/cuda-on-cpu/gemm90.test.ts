@@ -5,6 +5,10 @@ import { type Handle, native } from '../../lib/native.ts'
 import { tensor } from '../../lib/ops/create.ts'
 import { type Dtype, Tensor } from '../../lib/tensor.ts'
 import { expectClose, numbers, uniforms } from '../check.ts'
+import { unary } from '../reference.ts'
+
+/** Of a tile, in the test that runs. */
+let width = 0
 
 interface Call {
   alpha?: number
@@ -34,7 +38,10 @@ const product = (a: Tensor, b: Tensor, y: Tensor, c: Call = {}): boolean =>
     c.parts ?? 1,
     c.grouped ?? 0,
     c.offsets?.handle ?? null,
+    width,
   )
+
+const activation = (name: string): number => (native as unknown as { testUnary(name: string): number }).testUnary(name)
 
 const count = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1)
 /** Sixteenths in [-2, 2]. */
@@ -63,6 +70,19 @@ function add(y: Float64Array, a: Float64Array, b: Float64Array, [m, n, k]: reado
       for (let j = 0; j < n!; j++) y[at[2]! + i * n! + j]! += v * b[at[1]! + l * n! + j]!
     }
 }
+const known = new Map<string, { a: Float64Array; b: Float64Array; y: Float64Array }>()
+/** Operands and their product, made once. */
+function plain(m: number, n: number, k: number) {
+  const key = `${m} ${n} ${k}`
+  const made = known.get(key) ?? {
+    a: sixteenths([m, k], 1),
+    b: sixteenths([k, n], 2),
+    y: new Float64Array(m * n),
+  }
+  if (!known.has(key)) add(made.y, made.a, made.b, [m, n, k])
+  known.set(key, made)
+  return made
+}
 const nan = (shape: readonly number[]): Float64Array => new Float64Array(count(shape)).fill(Number.NaN)
 
 const exact = 2 ** -22
@@ -76,10 +96,16 @@ afterAll(() => {
   else process.env.CUDA_ON_CPU_ORDER = order
 })
 
-describe.runIf(here).each(['forward', 'reversed'])('%s', (direction) => {
+describe.runIf(here).each([
+  ['forward', 256],
+  ['forward', 128],
+  ['reversed', 256],
+  ['reversed', 128],
+] as const)('%s, tiles of %i columns', (direction, cols) => {
   const run = (name: string, body: () => void) =>
     test(name, () => {
       process.env.CUDA_ON_CPU_ORDER = direction
+      width = cols
       body()
     })
 
@@ -99,16 +125,13 @@ describe.runIf(here).each(['forward', 'reversed'])('%s', (direction) => {
   ])
     for (const [m, n, k] of shapes)
       run(`(${m}, ${k}) @ (${k}, ${n})${turnA ? ', a turned' : ''}${turnB ? ', b turned' : ''}`, () => {
-        const a = sixteenths([m, k], 1)
-        const b = sixteenths([k, n], 2)
-        const y = new Float64Array(m * n)
-        add(y, a, b, [m, n, k])
+        const { a, b, y } = plain(m, n, k)
         for (const [dtype, out] of [
           ['bfloat16', 'float32'],
           ['bfloat16', 'bfloat16'],
           ['float16', 'float16'],
         ] as [Dtype, Out][]) {
-          if (dtype === 'float16' && turnA !== turnB) continue
+          if (dtype === 'float16' && (turnA !== turnB || m > 200)) continue
           const to = matrix(nan([m, n]), [m, n], out)
           expect(product(matrix(a, [m, k], dtype, turnA), matrix(b, [k, n], dtype, turnB), to)).toBe(true)
           expectClose(to, { shape: [m, n], data: y }, tolerance[out], `${dtype}, ${out}`)
@@ -183,17 +206,31 @@ describe.runIf(here).each(['forward', 'reversed'])('%s', (direction) => {
         expectClose(plain, { shape: [m, n], data: withBias }, tolerance[out], `${out} bias`)
         const to = matrix(nan([m, n]), [m, n], out)
         const pre = matrix(nan([m, n]), [m, n], out)
-        const relu = native as unknown as { testUnary(name: string): number }
         product(...operands, to, {
           bias: add32,
           pre,
           residual: matrix(residual, [m, n], out),
-          activation: relu.testUnary('relu'),
+          activation: activation('relu'),
         })
         expectClose(pre, { shape: [m, n], data: withBias }, tolerance[out], `${out} pre`)
         const full = withBias.map((v, i) => Math.max(v, 0) + residual[i]!)
         expectClose(to, { shape: [m, n], data: full }, tolerance[out], `${out} full`)
       }
+    }
+  })
+
+  run('every activation', () => {
+    const [m, n, k] = [64, 72, 32]
+    const a = sixteenths([m, k], 22)
+    const b = sixteenths([k, n], 23)
+    const y = new Float64Array(m * n)
+    add(y, a, b, [m, n, k])
+    for (const name of ['relu', 'relu2', 'silu', 'gelu', 'geluTanh']) {
+      const to = matrix(nan([m, n]), [m, n], 'float32')
+      const of = [matrix(a, [m, k], 'bfloat16'), matrix(b, [k, n], 'bfloat16', true)] as const
+      product(...of, to, { alpha: 0.25, activation: activation(name) })
+      const expected = y.map((v) => unary[name]!.f(v / 4))
+      expectClose(to, { shape: [m, n], data: expected }, 4e-6, name)
     }
   })
 

@@ -17,17 +17,22 @@ int64_t strideOf(const Tensor& x, int axis) { return x.shape.rank > 2 && x.shape
 
 // The number of an elementwise function.
 OP(int64_t, testUnary, (const std::string& name)) {
-  check(name == "relu", "testUnary: there is no ", name);
-  return (int64_t)UnaryOp::relu;
+  for (auto [known, op] : {std::pair{"relu", UnaryOp::relu},
+                           {"relu2", UnaryOp::relu2},
+                           {"silu", UnaryOp::silu},
+                           {"gelu", UnaryOp::gelu},
+                           {"geluTanh", UnaryOp::geluTanh}})
+    if (name == known) return (int64_t)op;
+  throw Error("testUnary: there is no " + name, "ERR_INVALID");
 }
 
 // In place: y (m, n) or (batch, m, n) of a (.., m, k) and b (.., k, n); a and b may have as many batch axes as a has,
 // those that y lacks are summed. grouped: 1 groups of rows, 2 groups of the depth, whose y is (groups, m, n). parts >
-// 1: y is (parts, m, n). activation: -1 none. False: the kernel for sm_90 does not make this product.
+// 1: y is (parts, m, n). activation: -1 none. cols: of a tile. False: the kernel for sm_90 does not make this product.
 OP(bool, testProduct,
    (const Tensor& a, const Tensor& b, const Tensor& y, double alpha, double beta, const std::optional<Tensor>& bias,
     const std::optional<Tensor>& pre, const std::optional<Tensor>& residual, int64_t activation, int64_t parts,
-    int64_t grouped, const std::optional<Tensor>& offsets)) {
+    int64_t grouped, const std::optional<Tensor>& offsets, int64_t cols)) {
   cuda::Product p;
   p.type = a.dtype, p.out = y.dtype;
   const int r = a.shape.rank;
@@ -54,5 +59,5 @@ OP(bool, testProduct,
       (kept ? p.batch : p.sums) *= a.shape[i];
     }
   }
-  return cuda::gemmSm90(p);
+  return cuda::gemmSm90(p, (int)cols);
 }
