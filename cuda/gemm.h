@@ -64,8 +64,9 @@ struct Product {
 // Makes the product with the kernel that suits it best.
 void multiply(const Product& p);
 
-// float32 and float64.
-void gemmFloat(const Product& p);
+// float32 (64 x 64 or 128 x 128 a block) and float64 (64 x 64).
+enum class FloatTile { small, large };
+void gemmFloat(const Product& p, FloatTile tile);
 
 // bf16 and f16. A block makes 64 x 64, 128 x 128 or 128 x 256 of y; the larger ones want copies of 16 bytes.
 enum class TensorTile { small, medium, large };
@@ -73,6 +74,8 @@ void gemmSm80(const Product& p, TensorTile tile);
 
 // How many bytes of a (or of b) may be copied at a time: 16, 4 or 2 divide all addresses that matter.
 int copyWidth(const Product& p, bool ofA);
+// Narrower copies, and columns in order in both (no layer asks for that): then there is only the small tile.
+bool smallTileOnly(const Product& p);
 
 // Only on sm_90, of bf16 and f16, and where the copy engine can read a and b; false: nothing was done.
 // cols: of a tile, 128 or 256; 0: whichever should end first.

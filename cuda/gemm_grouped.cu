@@ -20,8 +20,9 @@ void groupedMatmul(View x, View w, View offsets, View y) {
   multiply(p);
 }
 
-void groupedMatmulGradWeight(View x, View dy, View offsets, View dw) {
+void groupedMatmulGradWeight(View x, View dy, View offsets, View dw, bool add) {
   Product p;
+  p.beta = add ? 1 : 0;
   p.type = x.dtype, p.out = dw.dtype;
   p.m = (int)dw.shape[1], p.n = (int)dw.shape[2], p.k = (int)x.shape[0];
   p.a = {dy.data, p.m, true};

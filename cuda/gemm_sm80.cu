@@ -220,7 +220,7 @@ __global__ void __launch_bounds__(S::threads, S::blocks) tensorKernel(const __gr
     for (int i = lane(); i < 16 * across; i += 32) {
       const int row = s.place.row + warpRow + 16 * piece + i / across, col = s.place.col + warpCol + i % across * 8;
       if (row < s.place.rows && col < p.n)
-        finishEight<T>(p, s.place.y + row * p.yStep + col, col, staging + i / across * S::stagingRow + i % across * 8);
+        finishPack<T>(p, s.place.y + row * p.yStep + col, col, staging + i / across * S::stagingRow + i % across * 8);
     }
     __syncwarp();
   }
@@ -243,11 +243,9 @@ void launchShape(const Product& p, int2 widths) {
 
 void gemmSm80(const Product& p, TensorTile tile) {
   const int2 widths = {copyWidth(p, true), copyWidth(p, false)};
-  // Columns in order in both: no layer asks for a product of these, so only the small tile makes it.
-  const bool any = widths.x < 16 || widths.y < 16 || (p.a.transposed && p.b.transposed);
   auto go = [&](auto tag) {
     using T = typename decltype(tag)::type;
-    if (tile == TensorTile::small || any)
+    if (tile == TensorTile::small)
       launchShape<T, Small, true>(p, widths);
     else if (tile == TensorTile::medium)
       launchShape<T, Medium, false>(p, widths);

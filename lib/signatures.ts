@@ -61,7 +61,7 @@ export interface Ops {
   geluTanhGrad(x: Handle, dy: Handle): Handle
   groupByExpert(experts: Handle, count: number): [Handle, Handle]
   groupedMatmul(x: Handle, w: Handle, offsets: Handle): Handle
-  groupedMatmulGradWeight(x: Handle, dy: Handle, w: Handle, offsets: Handle): Handle
+  groupedMatmulGradWeight(x: Handle, dy: Handle, w: Handle, offsets: Handle, sum: Handle | null): Handle
   groupedMatmulGradX(dy: Handle, w: Handle, offsets: Handle): Handle
   gt(a: Handle, b: Handle): Handle
   gtScalar(x: Handle, value: number): Handle
@@ -71,7 +71,8 @@ export interface Ops {
   layerNormGrad(x: Handle, weight: Handle | null, mean: Handle, rstd: Handle, dy: Handle, wantWeight: boolean, wantBias: boolean): [Handle, Handle, Handle]
   le(a: Handle, b: Handle): Handle
   leScalar(x: Handle, value: number): Handle
-  linear(x: Handle, weight: Handle, bias: Handle | null): Handle
+  linear(x: Handle, weight: Handle, bias: Handle | null, residual: Handle | null): Handle
+  linearActivation(x: Handle, weight: Handle, bias: Handle | null, residual: Handle | null, activation: string, keep: boolean): [Handle, Handle]
   linearCrossEntropy(x: Handle, weight: Handle, targets: Handle, ignore: number, wantX: boolean, wantWeight: boolean): [Handle, Handle, Handle]
   linearGradWeight(x: Handle, dy: Handle, sum: Handle | null): Handle
   linearGradX(dy: Handle, weight: Handle): Handle

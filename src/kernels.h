@@ -132,14 +132,27 @@
   K(cumsum, (View x, bool reverse, View y))              \
   K(sort, (View x, bool descending, View values, View indices))
 
-// matmul: y (..., m, n) = alpha a (..., m, k) @ b (..., k, n) + beta y, all of one rank and dtype, none empty. The last
-// two axes of a and b satisfy matrixLayout (core/matrix.h), those of y are rows in order. Batch axes have the same
-// lengths in all three: stride 0 in a or b repeats that operand, stride 0 in y sums over the axis.
-#define MATMUL_KERNELS(K) K(matmul, (View a, View b, View y, double alpha, double beta))
+// What linear does to a product before it stores it; each part may be left out. bias (n): in the compute type; pre
+// (what comes before the activation, to be stored) and residual (added last): as y.
+struct Epilogue {
+  View bias, residual, pre;
+  bool activates = false;
+  UnaryOp activation = UnaryOp::relu;  // or relu2, gelu, geluTanh, silu
+};
+
+// matmul: y (..., m, n) = alpha a (..., m, k) @ b (..., k, n) + beta y, all of one rank, none empty; of one dtype, but
+// y may be float32 where a and b have 16 bits: sums are rounded once. The last two axes of a and b satisfy matrixLayout
+// (core/matrix.h), those of y are rows in order. Batch axes have the same lengths in all three: stride 0 in a or b
+// repeats that operand, stride 0 in y sums over the axis. linear: y (m, n) = activation(a (m, k) @ b (k, n) + bias) +
+// residual, y contiguous; a and b as in matmul.
+#define MATMUL_KERNELS(K)                                        \
+  K(matmul, (View a, View b, View y, double alpha, double beta)) \
+  K(linear, (View a, View b, Epilogue then, View y))
 
 // n tokens with k experts each, E experts. logits, weights and statistics are float32 or float64; order (n * k) and
 // offsets (E + 1) as ops/moe.cpp says. Rows of the grouped products lie expert by expert: w (E, in, out) as matmul's b,
-// dw (E, out, in). combine's weights, and gradients that did not arrive, may be left out. gatherRows: any dtype.
+// dw (E, out, in), which may be float32 where x has 16 bits; add: to what is there. combine's weights, and gradients
+// that did not arrive, may be left out. gatherRows: any dtype.
 #define MOE_KERNELS(K)                                                                                             \
   K(route, (View logits, View weights, View experts, View lse, View shares, View aux, View z, bool normalise))     \
   K(routeGrad, (View logits, View experts, View lse, View shares, View dweights, View daux, View dz, View dlogits, \
@@ -149,7 +162,7 @@
   K(combine, (View x, View order, View weights, View y))                                                           \
   K(combineGrad, (View x, View order, View weights, View dy, View dx, View dweights))                              \
   K(groupedMatmul, (View x, View w, View offsets, View y))                                                         \
-  K(groupedMatmulGradWeight, (View x, View dy, View offsets, View dw))
+  K(groupedMatmulGradWeight, (View x, View dy, View offsets, View dw, bool add))
 
 // clang-format off
 #define KERNELS(K) \

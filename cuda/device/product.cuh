@@ -176,56 +176,63 @@ __device__ inline void finish(const Product& p, int64_t to, int col, C v) {
   write(p.y, v);
 }
 
-// The same for eight neighbours that begin at a multiple of eight; `from` is in shared memory. T: bf16 or f16.
+// How many neighbours finishPack takes: 16 bytes of y, where y has the type of a and b.
 template <class T>
-__device__ inline void finishEight(const Product& p, int64_t to, int col, const float* from) {
-  if (!p.packs || col + 8 > p.n) {
-    const int count = p.n - col < 8 ? p.n - col : 8;
+constexpr int finishLength = perPack<T>;
+
+// The same for neighbours that begin at a multiple of their number; `from` is in shared memory.
+template <class T>
+__device__ inline void finishPack(const Product& p, int64_t to, int col, const Compute<T>* from) {
+  using C = Compute<T>;
+  constexpr int n = finishLength<T>, short16 = perPack<C>;
+  if (!p.packs || col + n > p.n) {
+    const int count = p.n - col < n ? p.n - col : n;
 #pragma unroll 1
     for (int i = 0; i < count; i++) finish<T>(p, to + i, col + i, from[i]);
     return;
   }
-  const bool wide = p.out == Dtype::float32;
-  float v[8];
-  auto each = [&](auto&& f) {
-#pragma unroll
-    for (int i = 0; i < 8; i++) f(v[i], i);
-  };
+  const bool wide = p.out == DtypeOf<C>::value;
+  C v[n];
   // Adds what lies at `x`, times `scale`.
-  auto addFloats = [&](const float* x, float scale) {
+  auto addWide = [&](const C* x, C scale) {
 #pragma unroll
-    for (int i = 0; i < 8; i += 4) {
-      const auto pack = loadPack<4>(x + i);
+    for (int i = 0; i < n; i += short16) {
+      const auto pack = loadPack<short16>(x + i);
 #pragma unroll
-      for (int j = 0; j < 4; j++) v[i + j] += scale * pack.at[j];
+      for (int j = 0; j < short16; j++) v[i + j] += scale * pack.at[j];
     }
   };
-  auto add = [&](const void* x, float scale) {
-    if (wide) return addFloats(reinterpret_cast<const float*>(x) + to, scale);
-    const auto pack = loadPack<8>(reinterpret_cast<const T*>(x) + to);
-    each([&](float& y, int i) { y += scale * (float)pack.at[i]; });
+  auto add = [&](const void* x, C scale) {
+    if (wide) return addWide(reinterpret_cast<const C*>(x) + to, scale);
+    const auto pack = loadPack<n>(reinterpret_cast<const T*>(x) + to);
+#pragma unroll
+    for (int i = 0; i < n; i++) v[i] += scale * (C)pack.at[i];
   };
   auto store = [&](void* x) {
     if (wide) {
 #pragma unroll
-      for (int i = 0; i < 8; i += 4)
-        storePack(reinterpret_cast<float*>(x) + to + i, Pack<float, 4>{v[i], v[i + 1], v[i + 2], v[i + 3]});
+      for (int i = 0; i < n; i += short16) {
+        Pack<C, short16> pack;
+#pragma unroll
+        for (int j = 0; j < short16; j++) pack.at[j] = v[i + j];
+        storePack(reinterpret_cast<C*>(x) + to + i, pack);
+      }
     } else {
-      Pack<T, 8> pack;
-      each([&](float y, int i) { pack.at[i] = T(y); });
+      Pack<T, n> pack;
+#pragma unroll
+      for (int i = 0; i < n; i++) pack.at[i] = T(v[i]);
       storePack(reinterpret_cast<T*>(x) + to, pack);
     }
   };
 #pragma unroll
-  for (int i = 0; i < 8; i += 4) {
-    const auto pack = loadPack<4>(from + i);
-#pragma unroll
-    for (int j = 0; j < 4; j++) v[i + j] = pack.at[j] * (float)p.alpha;
-  }
-  if (p.bias) addFloats(reinterpret_cast<const float*>(p.bias) + col, 1);
-  if (p.beta != 0) add(p.y, (float)p.beta);
+  for (int i = 0; i < n; i++) v[i] = from[i] * (C)p.alpha;
+  if (p.bias) addWide(reinterpret_cast<const C*>(p.bias) + col, 1);
+  if (p.beta != 0) add(p.y, (C)p.beta);
   if (p.pre) store(p.pre);
-  if (p.activates) each([&](float& y, int) { y = activated(p.activation, y); });
+  if (p.activates) {
+#pragma unroll
+    for (int i = 0; i < n; i++) v[i] = activated(p.activation, v[i]);
+  }
   if (p.residual) add(p.residual, 1);
   store(p.y);
 }

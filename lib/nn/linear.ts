@@ -1,5 +1,5 @@
 // Linear: a matrix product with a trained matrix.
-import { linear } from '../ops/index.ts'
+import { linear, type LinearOptions as Epilogue } from '../ops/index.ts'
 import type { Tensor } from '../tensor.ts'
 import { type Init, type TensorKind, uniform } from './init.ts'
 import { Module, parameter, vectorDtype } from './module.ts'
@@ -24,7 +24,7 @@ export class Linear extends Module {
     this.bias = bias ? parameter(uniform(1 / Math.sqrt(inputs))([outputs], vector)) : null
   }
 
-  forward(x: Tensor): Tensor {
-    return linear(x, this.weight, this.bias)
+  forward(x: Tensor, options: Epilogue = {}): Tensor {
+    return linear(x, this.weight, this.bias, options)
   }
 }

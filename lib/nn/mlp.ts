@@ -1,4 +1,5 @@
 // The dense feed-forward layer: up, activation, down.
+import type { LinearOptions as Epilogue } from '../ops/index.ts'
 import type { Tensor } from '../tensor.ts'
 import { Activation } from './activation.ts'
 import { type HiddenAct, isGated } from './config.ts'
@@ -17,6 +18,14 @@ export interface DenseConfig {
   order?: number
   /** PolyNorm's eps. Default 1e-6. */
   eps?: number
+}
+
+// The activations that the product before them applies as it stores its result.
+const fused: Partial<Record<HiddenAct, Epilogue['activation']>> = {
+  relu: 'relu',
+  relu2: 'relu2',
+  gelu: 'gelu',
+  gelu_tanh: 'geluTanh',
 }
 
 /** `down(act(up(x)))`, or with a gated activation `down(act(gate(x)) * up(x))`. No biases. */
@@ -38,6 +47,8 @@ export class Mlp extends Module {
   }
 
   forward(x: Tensor): { y: Tensor } {
+    const activation = fused[this.act_fn.act]
+    if (activation) return { y: this.down_proj.forward(this.up_proj.forward(x, { activation })) }
     const up = this.up_proj.forward(x) // (..., F)
     return { y: this.down_proj.forward(this.act_fn.forward(up, this.gate_proj?.forward(x))) }
   }

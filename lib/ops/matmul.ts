@@ -1,6 +1,6 @@
 // Matrix products.
 import { native } from '../native.ts'
-import { gradientInPlace, record, Tensor } from '../tensor.ts'
+import { type Dtype, gradientInPlace, record, recorded, Tensor } from '../tensor.ts'
 import { sumTo } from './reduce.ts'
 
 /**
@@ -15,22 +15,66 @@ export const matmul = (a: Tensor, b: Tensor): Tensor =>
     b.tracked ? new Tensor(native.matmulGradB(a.handle, b.handle, dy.handle)) : null,
   ])
 
+/** What `linear` can do to a product before it is stored. */
+export interface LinearOptions {
+  /** `geluTanh` is gelu's tanh approximation. Default: none. */
+  activation?: 'relu' | 'relu2' | 'gelu' | 'geluTanh' | 'silu'
+  /** Added last, of the result's shape and dtype. */
+  residual?: Tensor | null
+}
+
 /**
- * x @ weight^T + bias, as torch.nn.functional.linear: x (..., in), weight (out, in), bias (out) give (..., out).
+ * activation(x @ weight^T + bias) + residual: x (..., in), weight (out, in), bias (out) give (..., out). Without options
+ * it is torch.nn.functional.linear.
  * @throws if the shapes or dtypes do not fit
  */
-export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor {
-  const inputs = bias ? [x, weight, bias] : [x, weight]
-  return record('linear', native.linear(x.handle, weight.handle, bias?.handle ?? null), inputs, (dy) => [
-    x.tracked ? new Tensor(native.linearGradX(dy.handle, weight.handle)) : null,
-    weight.tracked ? weightGradient(x, dy, weight) : null,
-    ...(bias ? [bias.tracked ? sumTo(dy, bias.shape) : null] : []),
-  ])
+export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, options: LinearOptions = {}): Tensor {
+  const { activation, residual } = options
+  const inputs = [x, weight]
+  if (bias) inputs.push(bias)
+  if (residual) inputs.push(residual)
+  const gradients = (d: Tensor, dy: Tensor): (Tensor | null)[] => {
+    const all = [
+      x.tracked ? new Tensor(native.linearGradX(d.handle, weight.handle)) : null,
+      weight.tracked ? weightGradient(x, d, weight) : null,
+    ]
+    if (bias) all.push(bias.tracked ? sumTo(d, bias.shape) : null)
+    if (residual) all.push(dy)
+    return all
+  }
+  const operands = [x.handle, weight.handle, bias?.handle ?? null, residual?.handle ?? null] as const
+  if (!activation) return record('linear', native.linear(...operands), inputs, (dy) => gradients(dy, dy))
+
+  // relu's gradient can be told from its result.
+  const kept = recorded(inputs) && !(activation === 'relu' && !residual)
+  const [handle, before] = native.linearActivation(...operands, activation, kept)
+  const pre = kept ? new Tensor(before) : null
+  if (!pre) native.release(before)
+  const y: Tensor = record(
+    'linear',
+    handle,
+    inputs,
+    (dy) => {
+      const d = new Tensor(native[`${activation}Grad`]((pre ?? y).handle, dy.handle))
+      const all = gradients(d, dy)
+      d.dispose()
+      return all
+    },
+    pre ? [pre] : [],
+  )
+  return y
 }
+
+/**
+ * Where the gradient of `weight` from operands of a dtype may be added to as it is computed: in that dtype, or unrounded
+ * in float32. @internal
+ */
+export const gradientSum = (weight: Tensor, dtype: Dtype): Tensor | null =>
+  gradientInPlace(weight, dtype) ?? (dtype === 'float64' ? null : gradientInPlace(weight, 'float32'))
 
 // In place, where there is a gradient already: the product adds to it as it goes.
 function weightGradient(x: Tensor, dy: Tensor, weight: Tensor): Tensor | null {
-  const sum = gradientInPlace(weight, x.dtype)
+  const sum = gradientSum(weight, x.dtype)
   const handle = native.linearGradWeight(x.handle, dy.handle, sum?.handle ?? null)
   if (!sum) return new Tensor(handle)
   native.release(handle)

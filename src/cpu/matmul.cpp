@@ -1,6 +1,9 @@
 // isa: all
 // Matrix products. Large ones in float32 by packed.h; others by OpenBLAS on one thread each, the pool over panels of
 // the result. The shape alone decides which, and where panels end.
+#include <vector>
+
+#include "cpu/blocks.h"
 #include "cpu/packed.h"
 #include "cpu/product.h"
 #include "kernels.h"
@@ -90,8 +93,8 @@ struct Panels {
   }
 };
 
-template <class T>
-void multiply(const Product& p, const T* a, const T* b, T* y, double alpha, double beta) {
+template <class T, class Y>
+void multiply(const Product& p, const T* a, const T* b, Y* y, double alpha, double beta) {
   const Matrix<T> left{a, matrixLayout(p.m, p.k, p.aRow, p.aCol)}, right{b, matrixLayout(p.k, p.n, p.bRow, p.bCol)};
   const int64_t products = p.keptCount(), sums = p.summedCount();
   if (products * sums == 1 && suitsDots(p.m, left, right)) {
@@ -113,8 +116,8 @@ void multiply(const Product& p, const T* a, const T* b, T* y, double alpha, doub
     int64_t atA = 0, atB = 0, atY = 0;
     Product::locate(p.keptAxis, p.kept, chunk / (down * across), atA, atB, atY);
     const int64_t i = chunk / across % down * panels.rows, j = chunk % across * panels.cols;
-    Sum<T> sum(std::min(panels.rows, p.m - i), std::min(panels.cols, p.n - j), p.k, alpha, beta,
-               y + atY + i * p.yRow + j, p.yRow);
+    Sum<T, Y> sum(std::min(panels.rows, p.m - i), std::min(panels.cols, p.n - j), p.k, alpha, beta,
+                  y + atY + i * p.yRow + j, p.yRow);
     for (int64_t s = 0; s < sums; s++) {
       int64_t sumA = atA, sumB = atB, none = 0;
       Product::locate(p.summedAxis, p.summed, s, sumA, sumB, none);
@@ -124,14 +127,76 @@ void multiply(const Product& p, const T* a, const T* b, T* y, double alpha, doub
   });
 }
 
+// What follows the sums, which are those of the rows of y from `first` on.
+template <class C>
+void finishRows(const View& sums, const Epilogue& then, const View& y, int64_t first) {
+  const int64_t n = y.shape[1], pieces = (n + blockLength - 1) / blockLength;
+  parallelFor(sums.shape[0] * pieces, rowGrain(std::min<int64_t>(n, blockLength)), [&](int64_t begin, int64_t end) {
+    C block[blockLength], other[blockLength];
+    for (int64_t item = begin; item < end; item++) {
+      const int64_t row = item / pieces, col = item % pieces * blockLength, count = std::min(blockLength, n - col);
+      const int64_t at = (first + row) * n + col;
+      const C* sum = sums.as<C>() + row * n + col;
+      const C* bias = then.bias.given() ? then.bias.as<C>() + col : nullptr;
+      for (int64_t i = 0; i < count; i++) block[i] = sum[i] + (bias ? bias[i] : C(0));
+      if (then.pre.given()) scatter(then.pre, at, 1, count, block);
+      auto activate = [&](auto F) {
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++) block[i] = F.f(block[i]);
+      };
+      if (then.activates) switch (then.activation) {
+          case UnaryOp::relu:
+            activate(Relu{});
+            break;
+          case UnaryOp::relu2:
+            activate(Relu2{});
+            break;
+          case UnaryOp::gelu:
+            activate(Gelu{});
+            break;
+          case UnaryOp::geluTanh:
+            activate(GeluTanh{});
+            break;
+          default:
+            activate(Silu{});
+        }
+      if (then.residual.given()) {
+        const C* added = load(then.residual, at, 1, count, other);
+        for (int64_t i = 0; i < count; i++) block[i] += added[i];
+      }
+      scatter(y, at, 1, count, block);
+    }
+  });
+}
+
 }  // namespace
 
 void matmul(View a, View b, View y, double alpha, double beta) {
   const Product p(a, b, y);
-  withFloat(y.dtype, [&](auto tag) {
+  withFloat(a.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    multiply(p, a.as<T>(), b.as<T>(), y.as<T>(), alpha, beta);
+    if (a.dtype == y.dtype)
+      multiply(p, a.as<T>(), b.as<T>(), y.as<T>(), alpha, beta);
+    else
+      multiply(p, a.as<T>(), b.as<T>(), y.as<Compute<T>>(), alpha, beta);
   });
+}
+
+void linear(View a, View b, Epilogue then, View y) {
+  const bool wide = dtypeSize(y.dtype) > 2;  // the sums may lie where y will
+  const int64_t m = y.shape[0], n = y.shape[1], panel = wide ? m : std::min<int64_t>(m, 512);
+  std::vector<float> space(wide ? 0 : panel * n);
+  for (int64_t i = 0; i < m; i += panel) {
+    View rows = a, sums = y;
+    rows.data = (char*)a.data + i * a.stride[0] * dtypeSize(a.dtype);
+    rows.shape[0] = sums.shape[0] = std::min(panel, m - i);
+    if (!wide) sums.data = space.data(), sums.dtype = Dtype::float32;
+    matmul(rows, b, sums, 1, 0);
+    if (y.dtype == Dtype::float64)
+      finishRows<double>(sums, then, y, i);
+    else
+      finishRows<float>(sums, then, y, i);
+  }
 }
 
 }  // namespace cpu::ISA

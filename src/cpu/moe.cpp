@@ -127,7 +127,7 @@ void groupedPacked(const View& x, const View& w, const View& offsets, const View
 }
 
 // The rows of x are packed as they lie, each expert's part where the rows before it end.
-void groupedGradPacked(const View& x, const View& dy, const View& offsets, const View& dw) {
+void groupedGradPacked(const View& x, const View& dy, const View& offsets, const View& dw, bool add) {
   const int64_t experts = dw.shape[0], outs = dw.shape[1], ins = dw.shape[2];
   const int64_t parts = packedParts(ins, x.rows() / experts + 1), blocks = (outs + rowBlock - 1) / rowBlock;
   const int32_t* o = offsets.as<int32_t>();
@@ -141,10 +141,13 @@ void groupedGradPacked(const View& x, const View& dy, const View& offsets, const
   parallelChunks(experts * blocks, [&](int64_t chunk) {
     const int64_t e = chunk / blocks, i = chunk % blocks * rowBlock, count = std::min(rowBlock, outs - i);
     float* to = dw.as<float>() + (e * outs + i) * ins;
-    if (rows(e) == 0) return std::fill(to, to + count * ins, 0.0f);
+    if (rows(e) == 0) {
+      if (!add) std::fill(to, to + count * ins, 0.0f);
+      return;
+    }
     const Matrix<float> a{dy.as<float>() + o[e] * outs, matrixLayout(outs, rows(e), 1, outs)};
-    multiplyBlock(a.fromRow(i), count, packed + packedSize(ins, o[e]), 0, packedPanels(ins), ins, rows(e), 1, 0, to,
-                  ins);
+    multiplyBlock(a.fromRow(i), count, packed + packedSize(ins, o[e]), 0, packedPanels(ins), ins, rows(e), 1,
+                  add ? 1 : 0, to, ins);
   });
 }
 
@@ -322,27 +325,33 @@ void groupedMatmul(View x, View w, View offsets, View y) {
   });
 }
 
-void groupedMatmulGradWeight(View x, View dy, View offsets, View dw) {
-  if (!offsetsFit(offsets, x.rows(), "groupedMatmul")) return zero(dw);
+void groupedMatmulGradWeight(View x, View dy, View offsets, View dw, bool add) {
+  if (!offsetsFit(offsets, x.rows(), "groupedMatmul")) {
+    if (!add) zero(dw);
+    return;
+  }
   const int32_t* o = offsets.as<int32_t>();
   const int64_t experts = dw.shape[0], outs = dw.shape[1], ins = dw.shape[2];
   if (x.dtype == Dtype::float32 && x.rows() >= experts && suitsPacked(outs, ins, x.rows()))
-    return groupedGradPacked(x, dy, offsets, dw);
+    return groupedGradPacked(x, dy, offsets, dw, add);
   const int64_t pieces = outs >= 384 ? 2 : 1, height = (outs + pieces - 1) / pieces;
   withFloat(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallelChunks(experts * pieces, [&](int64_t chunk) {
-      const int64_t e = chunk / pieces, from = chunk % pieces * height, rows = o[e + 1] - o[e];
-      const int64_t taken = std::min(height, outs - from);
-      T* to = dw.as<T>() + (e * outs + from) * ins;
-      if (rows == 0) {
-        __builtin_memset((void*)to, 0, taken * ins * sizeof(T));
-        return;
-      }
-      const Matrix<T> a{dy.as<T>() + o[e] * outs, matrixLayout(outs, rows, 1, outs)};
-      const Matrix<T> b{x.as<T>() + o[e] * ins, matrixLayout(rows, ins, ins, 1)};
-      multiply(a.fromRow(from), b, taken, ins, rows, 1.0, 0.0, to, ins);
-    });
+    auto into = [&](auto* y) {
+      parallelChunks(experts * pieces, [&](int64_t chunk) {
+        const int64_t e = chunk / pieces, from = chunk % pieces * height, rows = o[e + 1] - o[e];
+        const int64_t taken = std::min(height, outs - from);
+        auto* to = y + (e * outs + from) * ins;
+        if (rows == 0) {
+          if (!add) __builtin_memset((void*)to, 0, taken * ins * sizeof *to);
+          return;
+        }
+        const Matrix<T> a{dy.as<T>() + o[e] * outs, matrixLayout(outs, rows, 1, outs)};
+        const Matrix<T> b{x.as<T>() + o[e] * ins, matrixLayout(rows, ins, ins, 1)};
+        multiply(a.fromRow(from), b, taken, ins, rows, 1.0, add ? 1.0 : 0.0, to, ins);
+      });
+    };
+    x.dtype == dw.dtype ? into(dw.as<T>()) : into(dw.as<Compute<T>>());
   });
 }
 

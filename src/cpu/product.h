@@ -39,11 +39,12 @@ Matrix<float> widened(Matrix<T> x, int64_t rows, int64_t cols, float* to) {
   return {to, {true, x.layout.transposed, cols}};
 }
 
-// The products of a sum one after another: y = alpha sum of a @ b + beta y. add() each of them, then finish().
-template <class T, class C = Compute<T>>
+// The products of a sum one after another: y = alpha sum of a @ b + beta y. add() each of them, then finish(). Y is T,
+// or float.
+template <class T, class Y = T>
 class Sum {
  public:
-  Sum(int64_t m, int64_t n, int64_t k, double alpha, double beta, T* y, int64_t yStep)
+  Sum(int64_t m, int64_t n, int64_t k, double alpha, double beta, Y* y, int64_t yStep)
       : m(m), n(n), k(k), alpha(alpha), beta(beta), y(y), yStep(yStep) {
     if constexpr (!direct) sum = (float*)scratch(2, m * n * sizeof(float));
   }
@@ -67,25 +68,25 @@ class Sum {
     if constexpr (!direct)
       for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++) {
-          T& to = y[i * yStep + j];
-          to = T(sum[i * n + j] + (beta ? (float)beta * (float)to : 0.0f));
+          Y& to = y[i * yStep + j];
+          to = Y(sum[i * n + j] + (beta ? (float)beta * (float)to : 0.0f));
         }
   }
 
  private:
-  static constexpr bool direct = std::is_same_v<T, C>;
+  static constexpr bool direct = std::is_same_v<T, Compute<T>>;
   int64_t m, n, k;
   double alpha, beta;
-  T* y;
+  Y* y;
   int64_t yStep;
   float* sum = nullptr;
   bool first = true;
 };
 
-template <class T>
-void multiply(Matrix<T> a, Matrix<T> b, int64_t m, int64_t n, int64_t k, double alpha, double beta, T* y,
+template <class T, class Y>
+void multiply(Matrix<T> a, Matrix<T> b, int64_t m, int64_t n, int64_t k, double alpha, double beta, Y* y,
               int64_t yStep) {
-  Sum<T> sum(m, n, k, alpha, beta, y, yStep);
+  Sum<T, Y> sum(m, n, k, alpha, beta, y, yStep);
   sum.add(a, b);
   sum.finish();
 }
@@ -97,9 +98,9 @@ template <class T>
 bool suitsDots(int64_t m, const Matrix<T>& a, const Matrix<T>& b) {
   return m <= fewRows && b.layout.transposed && !a.layout.transposed;
 }
-template <class T>
+template <class T, class Y>
 void multiplyDots(Matrix<T> a, Matrix<T> b, int64_t m, int64_t begin, int64_t end, int64_t k, double alpha, double beta,
-                  T* y, int64_t yStep) {
+                  Y* y, int64_t yStep) {
   using C = Compute<T>;
   constexpr int64_t block = 512;  // bounds the rounding of a sum in float
   for (int64_t j = begin; j < end; j++) {
@@ -116,8 +117,8 @@ void multiplyDots(Matrix<T> a, Matrix<T> b, int64_t m, int64_t begin, int64_t en
       }
     }
     for (int64_t i = 0; i < m; i++) {
-      T& to = y[i * yStep + j];
-      to = T((C)alpha * sums[i] + (beta ? (C)beta * (C)to : C(0)));
+      Y& to = y[i * yStep + j];
+      to = Y((C)alpha * sums[i] + (beta ? (C)beta * (C)to : C(0)));
     }
   }
 }

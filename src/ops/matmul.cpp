@@ -104,6 +104,8 @@ Tensor rowsOf(const Tensor& x) {
   return window(t, Shape{x.rows(), cols}, Shape{cols, 1}, t.offset);
 }
 
+using Two = std::tuple<Tensor, Tensor>;
+
 }  // namespace
 
 OP(Tensor, matmul, (const Tensor& a, const Tensor& b)) {
@@ -138,8 +140,8 @@ OP(Tensor, matmulGradB, (const Tensor& a, const Tensor& b, const Tensor& dy)) {
   return db;
 }
 
-// y (..., out) = x (..., in) @ weight (out, in)^T + bias (out).
-OP(Tensor, linear, (const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias)) {
+static Shape linearShape(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                         const std::optional<Tensor>& residual) {
   sameDevice(x, weight, "linear");
   expectFloat(x, "linear", "x");
   check(weight.shape.rank == 2 && x.shape.rank > 0 && weight.shape[1] == x.shape.last(), "linear: weight is ",
@@ -147,14 +149,74 @@ OP(Tensor, linear, (const Tensor& x, const Tensor& weight, const std::optional<T
   check(weight.dtype == x.dtype, "linear: weight is ", weight.dtype, " but x is ", x.dtype);
   Shape shape = x.shape;
   shape[shape.rank - 1] = weight.shape[0];
-  Tensor y = empty(shape, x.dtype, x.device());
   if (bias) {
+    sameDevice(x, *bias, "linear");
+    expectFloat(*bias, "linear", "bias");
     check(bias->shape == Shape{weight.shape[0]}, "linear: bias is ", bias->shape, " but should be [", weight.shape[0],
           "]");
-    kernels(x.device()).copy(broadcastTo(*bias, shape, "linear"), y);
   }
-  product(rowsOf(x), transposed(weight), rowsOf(y), Shape{}, bias ? 1 : 0, "linear");
+  if (residual) {
+    sameDevice(x, *residual, "linear");
+    check(residual->shape == shape && residual->dtype == x.dtype, "linear: residual is ", residual->shape, " of ",
+          residual->dtype, " but should be ", shape, " of ", x.dtype);
+  }
+  return shape;
+}
+
+static UnaryOp activationOf(const std::string& name) {
+  const std::pair<const char*, UnaryOp> all[] = {{"relu", UnaryOp::relu},
+                                                 {"relu2", UnaryOp::relu2},
+                                                 {"gelu", UnaryOp::gelu},
+                                                 {"geluTanh", UnaryOp::geluTanh},
+                                                 {"silu", UnaryOp::silu}};
+  for (auto& [known, op] : all)
+    if (name == known) return op;
+  throw Error("linear: activation is " + name + ", but should be relu, relu2, gelu, geluTanh or silu", "ERR_INVALID");
+}
+
+// The product and what follows it, in one kernel. x @ weight^T of no depth is 0, as elsewhere.
+static void linearInto(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                       const std::optional<Tensor>& residual, Epilogue then, const Tensor& y) {
+  if (y.size() == 0) return;
+  Tensor rows = rowsOf(x), columns = transposed(weight);
+  if (x.shape.last() == 0) {  // one column of zeros does not change the sum
+    rows = empty(Shape{y.rows(), 1}, x.dtype, x.device());
+    columns = empty(Shape{1, y.cols()}, x.dtype, x.device());
+    kernels(x.device()).fill(rows, 0);
+    kernels(x.device()).fill(columns, 0);
+  }
+  for (int64_t d : {y.rows(), y.cols(), rows.cols()})
+    check(d < (int64_t(1) << 31), "linear: an axis of ", d, " elements is too long for a matrix product");
+  Tensor vector, added;  // alive until the kernel has been queued
+  if (bias) then.bias = vector = cast(*bias, computeDtype(x.dtype));
+  if (residual) then.residual = added = rowsOf(contiguous(*residual));
+  kernels(x.device()).linear(readable(rows), readable(columns), then, rowsOf(y));
+}
+
+// y (..., out) = x (..., in) @ weight (out, in)^T + bias (out) + residual (..., out).
+OP(Tensor, linear,
+   (const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const std::optional<Tensor>& residual)) {
+  Tensor y = empty(linearShape(x, weight, bias, residual), x.dtype, x.device());
+  if (bias || residual)
+    linearInto(x, weight, bias, residual, {}, y);
+  else
+    product(rowsOf(x), transposed(weight), rowsOf(y), Shape{}, 0, "linear");
   return y;
+}
+
+// y = activation(x @ weight^T + bias) + residual, and what the activation was of, for its gradient; without `keep` that
+// is not stored, and y stands in its place.
+OP(Two, linearActivation,
+   (const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
+    const std::string& activation, bool keep)) {
+  Epilogue then;
+  then.activates = true;
+  then.activation = activationOf(activation);
+  Tensor y = empty(linearShape(x, weight, bias, residual), x.dtype, x.device());
+  Tensor pre = keep ? emptyLike(y) : y;
+  if (keep && y.size()) then.pre = rowsOf(pre);
+  linearInto(x, weight, bias, residual, then, y);
+  return {y, pre};
 }
 
 // dx = dy @ weight.
@@ -166,12 +228,14 @@ OP(Tensor, linearGradX, (const Tensor& dy, const Tensor& weight)) {
   return dx;
 }
 
-// dweight = dy^T @ x; `sum`, if given, is a gradient that it is added to, in place, and returned.
+// dweight = dy^T @ x; `sum`, if given, is a gradient that it is added to, in place, and returned: of the dtype of x, or
+// of the one that x is computed in.
 OP(Tensor, linearGradWeight, (const Tensor& x, const Tensor& dy, const std::optional<Tensor>& sum)) {
   Shape shape{dy.cols(), x.cols()};
   if (sum)
-    check(sum->shape == shape && sum->dtype == x.dtype && sum->contiguous(), "linear: the gradient of the weight is ",
-          sum->shape, " of ", sum->dtype, " but should be ", shape, " of ", x.dtype);
+    check(sum->shape == shape && (sum->dtype == x.dtype || sum->dtype == computeDtype(x.dtype)) && sum->contiguous(),
+          "linear: the gradient of the weight is ", sum->shape, " of ", sum->dtype, " but should be ", shape, " of ",
+          x.dtype, " or ", computeDtype(x.dtype));
   Tensor dw = sum ? *sum : empty(shape, x.dtype, x.device());
   product(transposed(rowsOf(dy.dtype == x.dtype ? dy : cast(dy, x.dtype))), rowsOf(x), dw, Shape{}, sum ? 1 : 0,
           "linear");

@@ -155,12 +155,19 @@ OP(Tensor, groupedMatmulGradX, (const Tensor& dy, const Tensor& w, const Tensor&
   return product(cast(dy, w.dtype), w, offsets);
 }
 
-// Zero for an expert without rows.
-OP(Tensor, groupedMatmulGradWeight, (const Tensor& x, const Tensor& dy, const Tensor& w, const Tensor& offsets)) {
+// Zero for an expert without rows; `sum` as in linearGradWeight.
+OP(Tensor, groupedMatmulGradWeight,
+   (const Tensor& x, const Tensor& dy, const Tensor& w, const Tensor& offsets, const std::optional<Tensor>& sum)) {
   checkGroups(x, w, offsets);
   check(dy.shape == Shape({x.shape[0], w.shape[1]}), "groupedMatmul: the gradient is ", dy.shape, " but y is ",
         Shape{x.shape[0], w.shape[1]});
-  Tensor dw = empty(w.shape, w.dtype, w.device());
-  if (dw.size()) kernels(x.device()).groupedMatmulGradWeight(contiguous(x), cast(dy, x.dtype), contiguous(offsets), dw);
+  if (sum)
+    check(sum->shape == w.shape && (sum->dtype == w.dtype || sum->dtype == computeDtype(w.dtype)) && sum->contiguous(),
+          "groupedMatmul: the gradient of w is ", sum->shape, " of ", sum->dtype, " but should be ", w.shape, " of ",
+          w.dtype, " or ", computeDtype(w.dtype));
+  Tensor dw = sum ? *sum : empty(w.shape, w.dtype, w.device());
+  if (dw.size())
+    kernels(x.device())
+        .groupedMatmulGradWeight(contiguous(x), cast(dy, x.dtype), contiguous(offsets), dw, sum.has_value());
   return dw;
 }
