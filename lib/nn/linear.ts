@@ -1,5 +1,5 @@
 // Linear: a matrix product with a trained matrix.
-import { linear, type LinearOptions as Epilogue } from '../ops/index.ts'
+import { type LinearOptions as Epilogue, linear } from '../ops/index.ts'
 import type { Tensor } from '../tensor.ts'
 import { type Init, type TensorKind, uniform } from './init.ts'
 import { Module, parameter, vectorDtype } from './module.ts'

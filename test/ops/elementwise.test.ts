@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { arange, ops, type Tensor, tensor } from '../../lib/index.ts'
 import { checkOp, numbers } from '../check.ts'
 import { elementwise } from '../nd.ts'
+import { activations, sigmoid } from '../reference/activation.ts'
 
 const shapes = [[[3, 5]], [[0, 4]], [[]], [[1]], [[7, 33]], [[2, 3, 5]]]
 const pairs = [
@@ -32,18 +33,6 @@ const smooth = (u: number): number => {
   return Math.abs(v) < 0.05 ? v + 0.1 : v
 }
 
-// A series that converges everywhere, unlike the implementation's.
-function erf(x: number): number {
-  let term = x
-  let sum = x
-  for (let n = 1; n < 200; n++) {
-    term *= (-x * x) / n
-    sum += term / (2 * n + 1)
-  }
-  return (2 / Math.sqrt(Math.PI)) * sum
-}
-const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x))
-const positive = (x: number): number => (Number.isNaN(x) ? x : Math.max(x, 0))
 const unary: Record<string, [(x: Tensor) => Tensor, (x: number) => number]> = {
   neg: [ops.neg, (x) => -x],
   exp: [ops.exp, Math.exp],
@@ -55,14 +44,11 @@ const unary: Record<string, [(x: Tensor) => Tensor, (x: number) => number]> = {
   cos: [ops.cos, Math.cos],
   tanh: [ops.tanh, Math.tanh],
   sigmoid: [ops.sigmoid, sigmoid],
-  relu: [ops.relu, positive],
-  relu2: [ops.relu2, (x) => positive(x) ** 2],
-  silu: [ops.silu, (x) => x * sigmoid(x)],
-  gelu: [ops.gelu, (x) => 0.5 * x * (1 + erf(x / Math.SQRT2))],
-  geluTanh: [
-    (x) => ops.gelu(x, { approximate: 'tanh' }),
-    (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
-  ],
+  relu: [ops.relu, activations.relu],
+  relu2: [ops.relu2, activations.relu2],
+  silu: [ops.silu, activations.silu],
+  gelu: [ops.gelu, activations.gelu],
+  geluTanh: [(x) => ops.gelu(x, { approximate: 'tanh' }), activations.geluTanh],
 }
 for (const [name, [op, oracle]] of Object.entries(unary))
   checkOp({

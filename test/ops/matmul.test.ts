@@ -6,6 +6,7 @@ import { linear, matmul } from '../../lib/ops/matmul.ts'
 import { type Dtype, Tensor } from '../../lib/tensor.ts'
 import { checkOp } from '../check.ts'
 import { expectClose, golden, leaf, noise, type Values } from '../golden.ts'
+import { activations } from '../reference/activation.ts'
 import * as reference from '../reference/matmul.ts'
 
 const numbers = (t: Tensor): number[] => Array.from(t.dataSync() as Float64Array)
@@ -349,6 +350,71 @@ checkOp({
     [[0, 5], [4, 5], [4]],
     [[130, 65], [50, 65], [50]],
   ],
-  // The bias is rounded before it is added, and the sum again.
-  tolerance: { bfloat16: 2 ** -7, float16: 2 ** -10 },
+})
+
+const withEpilogue =
+  (activation: (x: number) => number) =>
+  (x: Values, weight: Values, bias: Values, residual: Values): Values => {
+    const { y } = reference.matmul(x, transpose(weight))
+    const n = bias.data.length
+    return { shape: y.shape, data: y.data.map((v, i) => activation(v + bias.data[i % n]!) + residual.data[i]!) }
+  }
+for (const [activation, f] of Object.entries(activations))
+  checkOp({
+    name: `linear with ${activation} and a residual, gradients by differences`,
+    op: (x, weight, bias, residual) =>
+      linear(x!, weight!, bias!, { activation: activation as keyof typeof activations, residual: residual! }),
+    oracle: (...all) => withEpilogue(f)(...(all as unknown as [Values, Values, Values, Values])),
+    cases: [
+      [[3, 6], [4, 6], [4], [3, 4]],
+      [[2, 0], [5, 0], [5], [2, 5]],
+      [[0, 3], [5, 3], [5], [0, 5]],
+      [[17, 33], [13, 33], [13], [17, 13]],
+    ],
+    // Small enough for the differences of erf and tanh, and of either sign; away from relu's kink.
+    values: (u, input, at) => (input === 2 ? (at % 2 ? 1 : -1) : (u - 0.5) / 4),
+    nan: false,
+  })
+
+test('linear without a bias, with an activation alone or a residual alone', () => {
+  const x = noise([5, 12], 1)
+  const weight = noise([9, 12], 2)
+  const residual = noise([5, 9], 3)
+  const { y } = reference.matmul(x, transpose(weight))
+  const relu = linear(leaf(x), leaf(weight), null, { activation: 'relu' })
+  expectClose(relu, { ...y, data: y.data.map((v) => Math.max(v, 0)) })
+  const added = linear(leaf(x), leaf(weight), null, { residual: leaf(residual) })
+  expectClose(added, { ...y, data: y.data.map((v, i) => v + residual.data[i]!) })
+  const xs = leaf(x)
+  const ws = leaf(weight)
+  const dy = noise([5, 9], 4)
+  backward(linear(xs, ws, null, { activation: 'relu' }), leaf(dy))
+  const masked = { ...dy, data: dy.data.map((d, i) => (y.data[i]! > 0 ? d : 0)) }
+  const { da, db } = reference.matmul(x, transpose(weight), masked)
+  expectClose(xs.grad, da)
+  expectClose(ws.grad, transpose(db))
+})
+
+test('a residual of another shape, or an unknown activation, is refused', () => {
+  const [x, w] = [leaf(noise([2, 3], 1)), leaf(noise([4, 3], 2))]
+  expect(() => linear(x, w, null, { residual: x })).toThrow(
+    'linear: residual is [2, 3] of float64 but should be [2, 4]',
+  )
+  expect(() => linear(x, w, null, { activation: 'tanh' as 'relu' })).toThrow(
+    'linear: activation is tanh, but should be',
+  )
+})
+
+// In bfloat16 each product alone would be rounded to 8 bits, and a sum of many to 8 bits again each time.
+test.each(['bfloat16', 'float16'] as const)('gradients of %s weights add up unrounded in float32', (dtype) => {
+  const x = noise([70, 24], 1)
+  const dy = noise([70, 40], 2)
+  for (const v of [x, dy]) v.data = v.data.map((one) => Math.round(one * 8) / 8)
+  const w = leaf(noise([40, 24], 3), dtype)
+  w.grad = tensor(new Float32Array(40 * 24).fill(1000), { shape: [40, 24] })
+  const { grad } = w
+  for (let i = 0; i < 3; i++) backward(linear(leaf(x, dtype), w), leaf(dy, dtype))
+  expect(w.grad).toBe(grad)
+  const { db } = reference.matmul(x, { data: new Float64Array(24 * 40), shape: [24, 40] }, dy)
+  expect(numbers(grad!)).toEqual(Array.from(transpose(db).data, (v) => 1000 + 3 * v))
 })

@@ -139,6 +139,20 @@ describe.each(['float64', 'float32'] as const)('%s', (dtype) => {
   })
 })
 
+test.each(['bfloat16', 'float16', 'float32'] as const)('gradients of %s experts add up unrounded', (dtype) => {
+  const offsets = [0, 40, 40, 57]
+  const x = noise([57, 24], 1)
+  const dy = noise([57, 16], 2)
+  for (const v of [x, dy]) v.data = v.data.map((one) => Math.round(one * 8) / 8)
+  const w = leaf(noise([3, 16, 24], 3), dtype)
+  w.grad = tensor(new Float32Array(3 * 16 * 24).fill(1000), { shape: [3, 16, 24] })
+  const { grad } = w
+  for (let i = 0; i < 3; i++) backward(groupedMatmul(leaf(x, dtype), w, int32(offsets)), leaf(dy, dtype))
+  expect(w.grad).toBe(grad)
+  const { dw } = reference.groupedMatmul(x, { data: new Float64Array(3 * 16 * 24), shape: [3, 16, 24] }, offsets, dy)
+  expect(numbers(grad)).toEqual(Array.from(dw!.data, (v) => 1000 + 3 * v))
+})
+
 // Sizes that are packed and computed in blocks of rows, with ragged edges and an expert without rows.
 test('large grouped products', () => {
   const offsets = [0, 250, 250, 251, 500, 730]
