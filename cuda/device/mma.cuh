@@ -128,7 +128,19 @@ __device__ __forceinline__ void multiplyAdd(float (&c)[4], const uint32_t (&a)[4
 // Two neighbours as one register, the first in the low half.
 template <class T>
 __device__ __forceinline__ uint32_t packTwo(float low, float high) {
+#ifdef __CUDA_ARCH__  // one instruction there
+  uint32_t both;
+  if constexpr (DtypeOf<T>::value == Dtype::bfloat16) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    memcpy(&both, &pair, 4);
+  } else {
+    const __half2 pair = __floats2half2_rn(low, high);
+    memcpy(&both, &pair, 4);
+  }
+  return both;
+#else
   return (uint32_t)T(low).bits | (uint32_t)T(high).bits << 16;
+#endif
 }
 
 }  // namespace cuda
