@@ -3,15 +3,17 @@ import { expect, test } from 'vitest'
 import { chooseDevice, devices } from '../../lib/devices.ts'
 import { ops, tensor } from '../../lib/index.ts'
 import { native } from '../../lib/native.ts'
-import { inProcess } from './process.ts'
+import { inProcess, standIn } from './process.ts'
+
+const onStandIn = test.skipIf(!standIn)
 
 const provoke = (what: string, x = tensor([1])): void =>
   (native as unknown as { provoke(what: string, x: unknown): void }).provoke(what, x.handle)
 
-test('the GPU is found by the runtime, whatever /proc knows', () => {
+onStandIn('the GPU is found by the runtime, whatever /proc knows', () => {
   const { cuda } = devices()
   expect(cuda.available && cuda.devices).toEqual([
-    { device: 'cuda', name: 'stand-in for sm_80 on the CPU', memory: 2 ** 32 },
+    { device: 'cuda', name: expect.stringMatching(/^stand-in for sm_\d+ on the CPU$/), memory: 2 ** 32 },
   ])
   expect(chooseDevice('auto')).toBe('cuda')
   expect(chooseDevice('cuda')).toBe('cuda')
@@ -23,7 +25,7 @@ const lacking: [what: string, env: Record<string, string>, reason: RegExp][] = [
   ['no device', { CUDA_ON_CPU_DEVICES: '0' }, /driver but no GPU that it offers/],
   ['an old GPU', { CUDA_ON_CPU_CAPABILITY: '75' }, /too old: stand-in for sm_75 .* capability 7\.5, but 8\.0/],
 ]
-test.each(lacking)('%s: the reason is said, auto takes the CPU, a tensor is refused', async (_, env, reason) => {
+onStandIn.each(lacking)('%s: the reason is said, auto takes the CPU, a tensor is refused', async (_, env, reason) => {
   const told = (await inProcess(
     env,
     `const { chooseDevice, devices } = await import(new URL('devices.js', library).href)
@@ -67,26 +69,29 @@ test('an op on tensors of two devices names itself and both', () => {
   expect(() => ops.embedding(ids, there)).toThrow('embedding: its tensors are on cpu and on cuda')
 })
 
-test('what only a kernel sees: the first launch and its smallest position, at the next wait, and all goes on', async () => {
-  provoke('report')
-  provoke('report later')
-  const x = tensor([1, 2])
-  const error = await x.data().then(
-    () => null,
-    (e) => e,
-  )
-  expect(error).toMatchObject({
-    name: 'DeviceDataError',
-    code: 'ERR_DEVICE_DATA',
-    message: 'provoke: ids[3] is 300, but the vocabulary has 200',
-  })
-  expect([...(await x.data())]).toEqual([1, 2])
-  provoke('report later')
-  expect(() => x.dataSync()).toThrow('later: experts[3] is 300, but there are 10 experts')
-  expect([...x.dataSync()]).toEqual([1, 2])
-})
+onStandIn(
+  'what only a kernel sees: the first launch and its smallest position, at the next wait, and all goes on',
+  async () => {
+    provoke('report')
+    provoke('report later')
+    const x = tensor([1, 2])
+    const error = await x.data().then(
+      () => null,
+      (e) => e,
+    )
+    expect(error).toMatchObject({
+      name: 'DeviceDataError',
+      code: 'ERR_DEVICE_DATA',
+      message: 'provoke: ids[3] is 300, but the vocabulary has 200',
+    })
+    expect([...(await x.data())]).toEqual([1, 2])
+    provoke('report later')
+    expect(() => x.dataSync()).toThrow('later: experts[3] is 300, but there are 10 experts')
+    expect([...x.dataSync()]).toEqual([1, 2])
+  },
+)
 
-test('a write beside a tensor is found when its memory is released, and the kernel is named', async () => {
+onStandIn('a write beside a tensor is found when its memory is released, and the kernel is named', async () => {
   const around = tensor([5])
   const x = tensor([1, 2, 3])
   provoke('behind', x)
@@ -99,7 +104,7 @@ test('a write beside a tensor is found when its memory is released, and the kern
   expect([...(await around.data())]).toEqual([5])
 })
 
-test('a kernel that fails ends the work on the device; POLYGRAD_SYNC=1 names it', async () => {
+onStandIn('a kernel that fails ends the work on the device; POLYGRAD_SYNC=1 names it', async () => {
   const program = `
     const x = polygrad.tensor([1], { device: 'cuda' })
     const launch = await outcome(() => native.provoke('breach', x.handle))

@@ -1,6 +1,10 @@
 // Runs a program in a process of its own, on the stand-in that the environment's settings describe.
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
+import { native } from '../../lib/native.ts'
+
+/** Whether the GPU is the stand-in, which can be told what to be, and not a real one. */
+export const standIn = 'provoke' in native
 
 const library = new URL('../../dist/index.js', import.meta.url).href
 

@@ -7,6 +7,7 @@ import { onlyLine, polygrad, start, temporaryFolder } from '../cli/program.ts'
 import { moe, pattern, small, writeRun, writeTokens } from './runs.ts'
 
 const folder = temporaryFolder()
+const device = process.env.POLYGRAD_TEST_DEVICE ?? 'cpu'
 const tokens = writeTokens(folder, 'tokens.bin', pattern(3000))
 
 const runOf = (name: string, parts: { model?: object; train?: object; data?: object }) =>
@@ -17,7 +18,7 @@ const runOf = (name: string, parts: { model?: object; train?: object; data?: obj
   })
 
 const train = async (run: string, out: string, ...args: string[]) => {
-  const ended = await polygrad('train', run, '--out', out, '--device', 'cpu', ...args)
+  const ended = await polygrad('train', run, '--out', out, '--device', device, ...args)
   expect(ended).toMatchObject({ status: 0, stderr: '' })
   return ended.stdout
 }
@@ -70,7 +71,7 @@ test('killed at any moment while it saves, a run goes on to the same bits', asyn
   await train(run, whole, '--set', 'train.save_every=0')
   const out = join(folder, 'killed')
   for (let kill = 0; kill < 4; kill++) {
-    const { child, ended } = start(['train', run, '--out', out, '--resume', '--device', 'cpu'])
+    const { child, ended } = start(['train', run, '--out', out, '--resume', '--device', device])
     const before = existsSync(join(out, 'checkpoints')) ? readdirSync(join(out, 'checkpoints')).length : 0
     // Wait until it has saved something, then a random while: most of its time goes into saving.
     while (
@@ -90,7 +91,7 @@ test('killed at any moment while it saves, a run goes on to the same bits', asyn
 test('Ctrl-C finishes the step, saves, and ends with 0; --resume goes on to the same bits', async () => {
   const run = runOf('interrupted', { train: { steps: 400 } })
   const out = join(folder, 'interrupted')
-  const { child, ended } = start(['train', run, '--out', out, '--device', 'cpu'])
+  const { child, ended } = start(['train', run, '--out', out, '--device', device])
   while (
     child.exitCode === null &&
     !(existsSync(join(out, 'metrics.jsonl')) && statSync(join(out, 'metrics.jsonl')).size > 0)
@@ -111,7 +112,7 @@ test('a full disk: status 1, one line, and the last good checkpoint goes on', as
   const run = runOf('full', { train: { steps: 30, save_every: 10 } })
   const [out, whole] = [join(folder, 'full'), join(folder, 'full-whole')]
   await train(run, whole)
-  const { child, ended } = start(['train', run, '--out', out, '--device', 'cpu'])
+  const { child, ended } = start(['train', run, '--out', out, '--device', device])
   while (child.exitCode === null && !existsSync(join(out, 'checkpoints', 'step-00000010'))) await sleep(2)
   child.kill('SIGKILL')
   await ended
