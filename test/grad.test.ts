@@ -355,7 +355,7 @@ describe('memory', () => {
       if (step === 0) before = memory()
     }
     expect(memory().tensors).toBe(before.tensors + 1)
-    expect(memory().inUse - before.inUse).toBeLessThanOrEqual(64)
+    expect(memory().inUse - before.inUse).toBeLessThanOrEqual(2048) // one number, in the smallest block of any device
     expect(losses[1]!.itemSync()).toBeLessThan(0.1 * losses[0]!.itemSync())
   })
 

@@ -10,7 +10,16 @@ const folder = temporaryFolder()
 const tokens = writeTokens(folder, 'tokens.bin', pattern(3000))
 const run = writeRun(folder, 'run', {
   model: { ...moe, hidden_dropout: 0.1 },
-  train: { steps: 8, micro_batch_size: 2, seq_len: 8, grad_accum: 2, lr: 1e-2, dtype: 'bfloat16', eval_every: 4 },
+  train: {
+    steps: 8,
+    micro_batch_size: 2,
+    seq_len: 8,
+    grad_accum: 2,
+    lr: 1e-2,
+    dtype: 'bfloat16',
+    eval_every: 4,
+    eval_batches: 2,
+  },
   data: { train: tokens, val: tokens, order: 'shuffled' },
 })
 const lines = (out: string) =>
