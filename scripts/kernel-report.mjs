@@ -44,7 +44,9 @@ if (!files.length) {
 const warnings = []
 const kernels = files.flatMap((name) => {
   const text = readFileSync(join(objects, name), 'utf8')
-  for (const line of text.split('\n')) if (/^ptxas warning/.test(line)) warnings.push(`${name}: ${line}`)
+  // C75..: registers of warpgroups that cannot be handed over, or products (wgmma) made to wait for each other.
+  for (const line of text.split('\n'))
+    if (/^ptxas (warning|info +: \(C75\d\d\))/.test(line)) warnings.push(`${name}: ${line}`)
   return parse(name.replace(/\.cu\.o\.ptxas$/, ''), text)
 })
 const names = execFileSync('c++filt', { input: kernels.map((k) => k.symbol).join('\n'), encoding: 'utf8' }).split('\n')
