@@ -38,10 +38,15 @@ __device__ __forceinline__ void loadItem(const Walk<N + 1>& walk, uint32_t item,
   }
 }
 
+template <int N>
+constexpr int atLeast = N == 1   ? 4
+                        : N == 2 ? 3
+                                 : 2;  // blocks at a time on a processor: registers for N operands
+
 // Inputs are of type In, computed with as C; fn makes R of them, which is stored as Out. The next item's elements are
 // on their way while fn has the last one's.
 template <class C, class R, class In, class Out, int N, class Fn>
-__global__ void __launch_bounds__(mapThreads, N <= 2 ? 4 : 2)
+__global__ void __launch_bounds__(mapThreads, atLeast<N>)
     mapKernel(const __grid_constant__ Walk<N + 1> walk, const Fn fn) {
   constexpr int V = packOf<In, Out>();
   const uint32_t step = gridDim.x * mapThreads;
