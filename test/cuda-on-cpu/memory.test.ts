@@ -137,6 +137,41 @@ test.skipIf(!standIn)(
   },
 )
 
+const trains = `
+  const { TrainStep } = await import(new URL('train/step.js', library).href)
+  polygrad.setDefaultDevice('cuda')
+  const model = new polygrad.nn.Transformer({ vocab_size: 16, hidden_size: 8, num_hidden_layers: 1,
+    num_attention_heads: 1, intermediate_size: 16, hidden_act: 'polyrelu' })
+  const step = new TrainStep(model, new polygrad.optim.AdamW(model.namedParameters()))
+  const ids = Int32Array.from({ length: 8 }, (_, i) => i)
+  const batch = { inputs: ids, targets: ids, rows: 1, seqLen: 8 }
+  const losses = [], replayed = []
+  for (let i = 0; i < 5; i++) {
+    losses.push((await step.run([batch], { lr: 0.1, maxNorm: 1 })).loss)
+    replayed.push(step.replayed)
+  }`
+
+test.skipIf(!standIn)(
+  'after a model that does not fit, a smaller one trains; without room for a graph, without one',
+  async () => {
+    const run = (limit: number) =>
+      inProcess(
+        { POLYGRAD_MEMORY_LIMIT: String(limit), POLYGRAD_GUARD: '0' },
+        `const error = await outcome(() => new polygrad.nn.Transformer({ vocab_size: 50000, hidden_size: 64,
+         num_hidden_layers: 1, num_attention_heads: 1, intermediate_size: 16 }, { device: 'cuda' }))
+       ${trains}
+       tell([error.code, losses, replayed])`,
+      ) as Promise<[string, number[], boolean[]]>
+    const [ample, tight] = await Promise.all([run(6 * MiB), run(3 * MiB)])
+    expect(ample[0]).toBe('ERR_OUT_OF_MEMORY')
+    expect(tight[0]).toBe('ERR_OUT_OF_MEMORY')
+    expect(ample[2]).toEqual([false, false, true, true, true])
+    expect(tight[2]).toEqual([false, false, false, false, false])
+    expect(tight[1]).toEqual(ample[1])
+    expect(ample[1][4]).toBeLessThan(ample[1][0]!)
+  },
+)
+
 test.skipIf(!standIn)('POLYGRAD_MEMORY_LIMIT limits the GPU too', async () => {
   const told = await inProcess(
     { POLYGRAD_MEMORY_LIMIT: String(10 * MiB), POLYGRAD_GUARD: '0' },
