@@ -30,7 +30,7 @@ struct Norm {
 
 // y = (x - mean) * rstd * weight + bias, the mean only if centred.
 template <class T, int held, bool whole, bool centred>
-__global__ void __launch_bounds__(512) normKernel(const Norm<T> a) {
+__global__ void __launch_bounds__(512, 1) normKernel(const Norm<T> a) {
   using C = Compute<T>;
   constexpr int size = perPack<T>;
   Team<Two<C>> team(a.width, sharedMemory<typename Team<Two<C>>::Shared>());
