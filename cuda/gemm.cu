@@ -201,7 +201,6 @@ void multiply(const Product& given) {
   for (int i = 0; i < p.kept; i++) all |= (uint64_t)p.axes[i].y * 2;
   if (p.grouped == Grouped::depth) all |= (uint64_t)p.groupStride * 2;
   p.packs = all % 16 == 0;
-  const bool plain = p.type == Dtype::float32 || p.type == Dtype::float64;
   const Plan plan = bestPlan(p);
   plan.parts > 1 ? runInParts(p, plan) : run(p, plan.tile);
 }
