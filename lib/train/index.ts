@@ -22,5 +22,5 @@ export {
   type StepMetrics,
 } from './metrics.ts'
 export { loadState, type Progress, type RunState, readRun, saveState } from './state.ts'
-export { type StepResult, TrainStep } from './step.ts'
+export { type StepResult, TrainStep, type TrainStepOptions } from './step.ts'
 export { Trainer, type TrainerOptions } from './trainer.ts'

@@ -76,7 +76,7 @@ export class TrainStep {
    * @param batches the micro-batches; losses and gradients are averaged over them
    * @param options.lr of this step. @param options.maxNorm clips the gradient's global norm; 0: no clipping
    */
-  async run(batches: readonly Batch[], options: Options): Promise<StepResult> {
+  async run(batches: readonly Batch[], options: { lr: number; maxNorm: number }): Promise<StepResult> {
     const key = JSON.stringify([
       ...batches.map(({ rows, seqLen }) => [rows, seqLen]),
       options.maxNorm,
