@@ -1,7 +1,7 @@
 // The GPU's memory: what is handed out, kept and given back, and what crosses between it and the host.
 import { Worker } from 'node:worker_threads'
 import { expect, test } from 'vitest'
-import { memory, scope, synchronize, Tensor, tensor } from '../../lib/index.ts'
+import { memory, ops, scope, synchronize, Tensor, tensor } from '../../lib/index.ts'
 import { native } from '../../lib/native.ts'
 import { inProcess, standIn } from './process.ts'
 
@@ -89,6 +89,8 @@ test('many sizes, in random order: no two live tensors share memory', async () =
 
 test('uploads keep their values though the array changes at once, more of them than the ring holds', async () => {
   const row = new Float32Array(MiB)
+  const busy = tensor(new Float32Array(MiB / 4))
+  for (let i = 0; i < 10; i++) ops.relu(busy).dispose() // the copies come after this, the calls before
   const all = scope(() =>
     Array.from({ length: 12 }, (_, i) => {
       row.fill(i)
