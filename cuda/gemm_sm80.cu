@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(S::threads, S::blocks) tensorKernel(const __gr
   int left = at.depth - walk.k;
   __syncthreads();
 
-  auto copy = [&](int to, int step) {
+  auto copy = [&](int to, int rest) {  // rest: of the steps, this one and those behind it
     copyA.template issue<narrow>(s.bytes + to, p.a.step, left, widths.x);
     copyB.template issue<narrow>(s.bytes + to + S::aBytes, p.b.step, left, widths.y);
     left -= S::deep;
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(S::threads, S::blocks) tensorKernel(const __gr
     copyB.from += bAlong ? S::deep : S::deep * p.b.step;
     if (left <= 0 && p.sums > 1) {  // on to the next product of the sum
       const int64_t passed = p.k - left;
-      const int product = (int)((s.place.begin + step) / ((p.k + S::deep - 1) / S::deep));
+      const int product = (int)((s.place.end - rest) / ((p.k + S::deep - 1) / S::deep));
       left = p.k;
       copyA.from += Walk::between(p, product, true) - passed * (aAlong ? 1 : p.a.step);
       copyB.from += Walk::between(p, product, false) - passed * (bAlong ? 1 : p.b.step);
@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(S::threads, S::blocks) tensorKernel(const __gr
   };
 
   for (int i = 0; i < S::stages - 1; i++) {
-    if (i < steps) copy(i * stageBytes, i);
+    if (i < steps) copy(i * stageBytes, steps - i);
     commitCopies();
   }
   float sum[down][across][4] = {};
@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(S::threads, S::blocks) tensorKernel(const __gr
   int from = 0;
   read(0, from, 0);
 #pragma unroll 1
-  for (int step = 0; step < steps; step++) {
+  for (int rest = steps; rest > 0; rest--) {
 #pragma unroll
     for (int piece = 0; piece < pieces; piece++) {
       if (piece == pieces - 1) {  // the next stage is there, and nobody reads the last one any more
@@ -189,8 +189,8 @@ __global__ void __launch_bounds__(S::threads, S::blocks) tensorKernel(const __gr
       }
       read((piece + 1) % 2, from, (piece + 1) % pieces);
       if (piece == 0) {
-        if (step + S::stages - 1 < steps)
-          copy(from == 0 ? (S::stages - 1) * stageBytes : from - stageBytes, step + S::stages - 1);
+        if (rest > S::stages - 1)
+          copy(from == 0 ? (S::stages - 1) * stageBytes : from - stageBytes, rest - (S::stages - 1));
         commitCopies();
       }
 #pragma unroll
