@@ -33,10 +33,21 @@ export class Peer {
     return JSON.parse(value)
   }
 
-  /** The seconds that one run of the case took. */
+  /**
+   * The seconds that one run of the case took.
+   * @throws Error with its reason when it cannot do it
+   */
   async run(request: unknown): Promise<number> {
     this.#child.stdin.write(`${JSON.stringify(request)}\n`)
-    return ((await this.#next()) as { seconds: number }).seconds
+    const answer = (await this.#next()) as { seconds: number; error?: string }
+    if (answer.error !== undefined) throw new Error(answer.error)
+    return answer.seconds
+  }
+
+  /** Lets it free what it holds for the cases so far. */
+  async forget(): Promise<void> {
+    this.#child.stdin.write(`${JSON.stringify({ forget: true })}\n`)
+    await this.#next()
   }
 
   stop(): void {

@@ -95,6 +95,37 @@ export const commands = {
     },
     notes: 'Tokens are uint16, or uint32 for vocabularies above 65536; FILE.meta.json says which.',
   },
+  bench: {
+    summary: "Measures the kernels beside the machine's own ceilings, and beside others.",
+    positionals: {
+      usage: '[CASE...]',
+      min: 0,
+      max: Number.POSITIVE_INFINITY,
+      help: 'CASE: copy gemm poly norm loss adamw attention ffn moe overhead. Default: all but overhead.',
+    },
+    options: {
+      shape: {
+        rule: text,
+        value: 'LENGTHS',
+        help: 'One shape of one case: poly --shape 8192x8256, gemm --shape 1024x1024x512.',
+      },
+      dtype: {
+        rule: oneOf(['float32', 'bfloat16', 'float16'] as const),
+        value: 'float32|bfloat16|float16',
+        help: 'Default bfloat16 on the GPU, float32 on the CPU.',
+      },
+      peers: { help: 'Also PyTorch and what runs on it, in turns with ours (needs a python3 with torch).' },
+      rounds: { rule: integer(3, 1000), value: 'N', help: 'Rounds that count. Default 15.' },
+      json: { rule: text, value: 'FILE', help: 'Write all figures.' },
+      svg: { rule: text, value: 'FILE', help: 'Draw the roofline.' },
+      device,
+      threads,
+    },
+    notes: [
+      'Every result is compared with a float64 oracle before its time is taken. Times are medians, with the middle half of the',
+      'runs; data is random and rotated past the caches. Bytes and operations are the fewest that the work needs.',
+    ].join('\n'),
+  },
   doctor: {
     summary: 'Says what is on this machine: Node, addon, processor, BLAS, memory, driver, GPU, or the reason why not.',
     options: { json: { help: 'Print one JSON object.' }, device },

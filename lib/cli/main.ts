@@ -12,6 +12,7 @@ const programs: Record<CommandName, () => Promise<(args: Arguments<never>) => Pr
   eval: async () => (await import('./eval.ts')).evalCommand,
   generate: async () => (await import('./generate.ts')).generateCommand,
   prepare: async () => (await import('./prepare.ts')).prepareCommand,
+  bench: async () => (await import('./bench.ts')).benchCommand,
   doctor: async () => (await import('./doctor.ts')).doctorCommand,
 }
 
