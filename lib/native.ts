@@ -17,6 +17,7 @@ export type Mapping = object & { readonly __brand: unique symbol }
 
 /** A recorded step. */
 export type Graph = object & { readonly __brand: unique symbol }
+export type Mark = object & { readonly __mark: unique symbol }
 
 /** What the addon offers besides its ops: the crossing itself. */
 interface Crossing {
@@ -49,6 +50,10 @@ interface Crossing {
   endCapture(device: number, keep: boolean): Graph | null
   replay(graph: Graph): void
   destroyGraph(graph: Graph): void
+  /** A moment of the device's stream: when all that was queued before is done. */
+  mark(device: number): Mark
+  /** Seconds between two marks. Waits for both; they cannot be used again. */
+  elapsed(device: number, from: Mark, to: Mark): number
   /** GPUs that can be used, or the reason why none can; the newest CUDA that the driver knows, as 13000. */
   cudaReport(): { gpus: { name: string; memory: number; capability: number }[]; reason: string; driver: number }
   trim(): void

@@ -186,18 +186,20 @@ struct Epilogue {
 // serve the next allocation although queued kernels still use it, because whatever uses it next is queued behind them.
 // What is queued between beginCapture and endCapture is not done but kept as a graph, which replay queues as a whole;
 // what it allocates lies in memory of its own, which is given back when the graph and every tensor in it are gone.
-#define BACKEND(K)                                                                                                  \
-  K(void*, allocate, (size_t bytes)) /* throws OutOfMemory */                                                       \
-  K(void, release, (void* data, size_t bytes))                                                                      \
-  K(void, trim, ())                                     /* gives cached blocks back to the system */                \
-  K(void, upload, (const void* host, View to))          /* contiguous; the host memory may change after the call */ \
-  K(void, download, (View from, void* host, Done done)) /* contiguous; done is called when host is filled */        \
-  K(void, beginCapture, ())                                                                                         \
-  K(Graph*, endCapture, (bool keep)) /* null if it is not to be kept */                                             \
-  K(void, replay, (Graph * graph))                                                                                  \
-  K(void, destroyGraph, (Graph * graph))                                                                            \
-  K(bool, capturing, ())                                                                                            \
-  K(void, closeStream, ()) /* of the calling thread, whose JavaScript environment ends: drains it */                \
+#define BACKEND(K)                                                                                                   \
+  K(void*, allocate, (size_t bytes)) /* throws OutOfMemory */                                                        \
+  K(void, release, (void* data, size_t bytes))                                                                       \
+  K(void, trim, ())                                     /* gives cached blocks back to the system */                 \
+  K(void, upload, (const void* host, View to))          /* contiguous; the host memory may change after the call */  \
+  K(void, download, (View from, void* host, Done done)) /* contiguous; done is called when host is filled */         \
+  K(void, beginCapture, ())                                                                                          \
+  K(Graph*, endCapture, (bool keep)) /* null if it is not to be kept */                                              \
+  K(void, replay, (Graph * graph))                                                                                   \
+  K(void, destroyGraph, (Graph * graph))                                                                             \
+  K(bool, capturing, ())                                                                                             \
+  K(Mark*, mark, ())                           /* a moment of the stream: when all that was queued before is done */ \
+  K(double, elapsed, (Mark * from, Mark * to)) /* seconds between them; waits for both and frees them */             \
+  K(void, closeStream, ()) /* of the calling thread, whose JavaScript environment ends: drains it */                 \
   K(void, closeMemory, ()) /* then, when its tensors are gone, what is left of it */
 
 // Called once, on a thread of the stream, with the failure of an earlier kernel and its code, or "".
@@ -207,6 +209,7 @@ struct Done {
 };
 constexpr const char* deviceDataCode = "ERR_DEVICE_DATA";  // a value that only the kernel saw
 struct Graph;
+struct Mark;
 
 #define K(name, params) void name params;
 #pragma GCC visibility push(hidden)  // a missing definition then fails the link, not the first require()

@@ -56,7 +56,7 @@ export function poly([rows, cols]: readonly number[], place: Place): Work[] {
   ): void => {
     const y = make()
     const [xs, ups, ys] = [rowsAt(data[0]!.x, at), rowsAt(data[0]!.up, at), rowsAt(y, at)]
-    at.forEach((row, i) => expectNear(ys[i]!, expected(xs[i]!, ups[i]!), dtype, `${what}, row ${row}`))
+    for (const [i, row] of at.entries()) expectNear(ys[i]!, expected(xs[i]!, ups[i]!), dtype, `${what}, row ${row}`)
     y.dispose()
   }
   const first = (handles: readonly (typeof w)[]): Tensor => {
@@ -185,7 +185,8 @@ export function norm([rows, cols]: readonly number[], place: Place): Work[] {
       rowsAt(y, at),
       rowsAt(weight, [0]),
     ]
-    at.forEach((row, i) => expectNear(ys[i]!, expected(xs[i]!, mores[i]!, scale!), dtype, `${what}, row ${row}`))
+    for (const [i, row] of at.entries())
+      expectNear(ys[i]!, expected(xs[i]!, mores[i]!, scale!), dtype, `${what}, row ${row}`)
     y.dispose()
   }
   const base = { shape: named(rows!, cols!), dtype, operations: 0, sets: count }

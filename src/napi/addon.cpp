@@ -362,6 +362,13 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     e.graphs.erase(graph);
     return info.Env().Undefined();
   });
+  define(env, exports, "mark", [](auto& info, Environment&) {
+    return Napi::External<Mark>::New(info.Env(), backend((Device)(int)handleOf(info, 0)).mark());
+  });
+  define(env, exports, "elapsed", [](auto& info, Environment&) {
+    auto at = [&](int i) { return info[i].template As<Napi::External<Mark>>().Data(); };
+    return Napi::Number::New(info.Env(), backend((Device)(int)handleOf(info, 0)).elapsed(at(1), at(2)));
+  });
   define(env, exports, "cudaReport", [](auto& info, Environment&) {
     CudaReport report = cudaReport();
     auto gpus = Napi::Array::New(info.Env());
