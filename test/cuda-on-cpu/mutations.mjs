@@ -1,1 +1,197 @@
-export const mutations = []
+// Bugs to seed, one at a time: in `file`, `from` (which stands there once) becomes `to`; the tests of `test` must fail.
+// `project`: the vitest project, default cuda-on-cpu.
+
+const here = (name) => `test/cuda-on-cpu/${name}.test.ts`
+
+export const mutations = [
+  // Missing barriers
+  {
+    file: 'cuda/copy.cu',
+    why: 'a tile is read before all of it is there',
+    from: '__syncthreads();\n#pragma unroll\n    for (int r = warp(); r < side; r += step)',
+    to: '\n#pragma unroll\n    for (int r = warp(); r < side; r += step)',
+    test: here('strided'),
+  },
+  {
+    file: 'cuda/poly_norm.cuh',
+    why: "the warps' sums are read before they are there",
+    from: '= mine;\n        __syncthreads();',
+    to: '= mine;',
+    test: here('poly'),
+  },
+  // Wrong indices and counts
+  {
+    file: 'cuda/reduce.cu',
+    why: 'a step of the reduction is left out',
+    from: 'for (int bits = lanes; bits < 32; bits *= 2)',
+    to: 'for (int bits = lanes * 2; bits < 32; bits *= 2)',
+    test: here('reduce'),
+  },
+  {
+    file: 'cuda/reduce.cu',
+    why: 'the pieces overlap',
+    from: 'for (int64_t r = part * plan.piece + warp() * rows',
+    to: 'for (int64_t r = part * (plan.piece - 1) + warp() * rows',
+    test: here('reduce'),
+  },
+  {
+    file: 'cuda/radix.cu',
+    why: 'the rank counts the lanes behind, not before',
+    from: 'same & ((1u << lane()) - 1);',
+    to: 'same & ~((2u << lane()) - 1);',
+    test: here('keys'),
+  },
+  {
+    file: 'cuda/radix.cu',
+    why: 'every tile but the first goes on with the key before it',
+    from: 'bool begunBefore = begin > 0 && s.keys[begin - 1] == key;',
+    to: 'bool begunBefore = begin > 0;',
+    test: here('keys'),
+  },
+  {
+    file: 'cuda/poly.cuh',
+    why: 'the rows of a group end too early',
+    from: 'return ((row + 1) * groups - 1) / rows;',
+    to: 'return row * groups / rows;',
+    test: here('poly'),
+  },
+  {
+    file: 'cuda/device/stretch.cuh',
+    why: 'a pack may reach one element past the row',
+    from: 'return first >= 0 && first + perPack<T> <= count;',
+    to: 'return first >= 0 && first + perPack<T> <= count + 1;',
+    test: here('poly'),
+    project: 'cuda-on-cpu-90',
+  },
+  {
+    file: 'cuda/poly_norm.cuh',
+    why: 'the sums of one block of a cluster are left out',
+    from: 'for (unsigned p = 1; p < parts; p++) total',
+    to: 'for (unsigned p = 2; p < parts; p++) total',
+    test: here('poly'),
+    project: 'cuda-on-cpu-90',
+  },
+  // Experts
+  {
+    file: 'cuda/moe_group.cu',
+    why: 'experts are told apart by their ones alone',
+    from: 'same &= e & bit ? set : ~set;',
+    to: 'same &= set;',
+    test: here('poly'),
+  },
+  {
+    file: 'cuda/moe.cu',
+    why: 'the gradient of normalised weights is not divided by their sum',
+    from: 'along = warpSum(along) / sum;',
+    to: 'along = warpSum(along);',
+    test: 'test/ops/moe.test.ts',
+  },
+  // Attention
+  {
+    file: 'cuda/attention_sm80.cu',
+    why: 'a query sees one key too many',
+    from: 'if (8 * n + i >= limit)',
+    to: 'if (8 * n + i > limit)',
+    test: here('attention'),
+  },
+  {
+    file: 'cuda/attention_sm80.cu',
+    why: 'what was summed up is not scaled to the new maximum',
+    from: 'sum[m][n][2 * half] *= shrink, sum',
+    to: 'sum',
+    test: here('attention'),
+  },
+  {
+    file: 'cuda/attention_grad_sm80.cu',
+    why: 'the other heads that share the keys are left out',
+    from: 'if (next >= end) next = begin, nextHead++;',
+    to: 'if (next >= end) next = begin;',
+    test: here('attention'),
+  },
+  {
+    file: 'cuda/attention_grad_sm80.cu',
+    why: 'the first tile of queries is left out',
+    from: 'begin = max(0, first - (p.keys - p.queries)) / N * N',
+    to: 'begin = max(0, first - (p.keys - p.queries) + N) / N * N',
+    test: here('attention'),
+  },
+  {
+    file: 'cuda/attention.cu',
+    why: 'the first share of the keys is left out of the join',
+    from: 'for (int i = 0; i < p.splits; i++) total',
+    to: 'for (int i = 1; i < p.splits; i++) total',
+    test: here('attention'),
+  },
+  {
+    file: 'cuda/attention_float.cu',
+    why: 'a query sees one key too many, in float32',
+    from: 'if (key + across() + 16 * j >= seen[i])',
+    to: 'if (key + across() + 16 * j > seen[i])',
+    test: here('attention'),
+  },
+  // Products on Hopper: copies, descriptors, warpgroups
+  {
+    file: 'cuda/gemm_sm90.cu',
+    why: 'the second half of an operand is read from the middle of the first',
+    from: 'operandAt(mem.stage[0].b, turnedB, halfBytes)',
+    to: 'operandAt(mem.stage[0].b, turnedB, halfBytes / 2)',
+    test: here('gemm90'),
+    project: 'cuda-on-cpu-90',
+  },
+  {
+    file: 'cuda/device/wgmma.cuh',
+    why: 'a turned operand goes on too short a way along the depth',
+    from: '(turned ? 16 * 128 : 16 * 2) >> 4',
+    to: '(turned ? 8 * 128 : 16 * 2) >> 4',
+    test: here('gemm90'),
+    project: 'cuda-on-cpu-90',
+  },
+  {
+    file: 'cuda/gemm_sm90.cu',
+    why: 'results are laid down without the swizzle that the store expects',
+    from: 'swizzle128(mine * 128 + j * 32 + half * 16)',
+    to: '(mine * 128 + j * 32 + half * 16)',
+    test: here('gemm90'),
+    project: 'cuda-on-cpu-90',
+  },
+  {
+    file: 'cuda/gemm_sm90.cu',
+    why: 'results are overwritten before they have been stored',
+    from: 'if (t == 0) waitStoresRead<mayRemain>();',
+    to: '',
+    test: here('gemm90'),
+    project: 'cuda-on-cpu-90',
+  },
+  {
+    file: 'cuda/gemm_sm90.cu',
+    why: 'a warpgroup does not wait for its turn',
+    from: '      mem.goes[group].wait(goes);\n',
+    to: '',
+    test: here('gemm90'),
+    project: 'cuda-on-cpu-90',
+  },
+  {
+    file: 'cuda/gemm_sm90.cu',
+    why: 'accumulators are read while a product is under way',
+    from: 'waitProducts<0>();',
+    to: 'waitProducts<1>();',
+    test: here('gemm90'),
+    project: 'cuda-on-cpu-90',
+  },
+  {
+    file: 'cuda/gemm_sm90.cu',
+    why: "a box that reaches past a group's rows is stored whole",
+    from: 'row + 64 <= at.end)',
+    to: 'row < at.end)',
+    test: here('gemm90'),
+    project: 'cuda-on-cpu-90',
+  },
+  {
+    file: 'cuda/gemm_sm90.cu',
+    why: 'the first product adds to what the registers held',
+    from: 'i > 0 || k > 0)',
+    to: 'true)',
+    test: here('gemm90'),
+    project: 'cuda-on-cpu-90',
+  },
+]
