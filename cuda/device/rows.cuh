@@ -99,7 +99,7 @@ struct Words {
 // Between two passes over what a thread holds: keeps the compiler from keeping all the floats that the first pass made
 // of the words, which takes twice the registers and costs more than making them again.
 template <int held, class T, int size>
-__device__ __forceinline__ void forget(Words<T, size> (&v)[held]) {
+__device__ __forceinline__ void forget([[maybe_unused]] Words<T, size> (&v)[held]) {
 #ifdef __CUDA_ARCH__
   if constexpr (sizeof(T) == 2)
 #pragma unroll

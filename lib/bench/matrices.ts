@@ -77,8 +77,8 @@ export function ffn([tokens, width, hidden]: readonly number[], place: Place): W
     const bare = (s: number): void => {
       const { x, dy, h } = data[s]!
       free(
-        native.linear(x.handle, up.handle, null),
-        native.linear(h.handle, down.handle, null),
+        native.linear(x.handle, up.handle, null, null),
+        native.linear(h.handle, down.handle, null, null),
         native.linearGradX(dy.handle, down.handle),
         native.linearGradWeight(h.handle, dy.handle, null),
         native.linearGradX(h.handle, up.handle),
@@ -207,8 +207,8 @@ export function moe([tokens, width, hidden, experts = 8, topK = 2]: readonly num
             native.groupedMatmul(h.handle, d, o),
             native.groupedMatmulGradX(gathered.handle, d, o),
             native.groupedMatmulGradX(h.handle, u, o),
-            native.groupedMatmulGradWeight(gathered.handle, h.handle, u, o),
-            native.groupedMatmulGradWeight(h.handle, gathered.handle, d, o),
+            native.groupedMatmulGradWeight(gathered.handle, h.handle, u, o, null),
+            native.groupedMatmulGradWeight(h.handle, gathered.handle, d, o, null),
           )
         },
       },

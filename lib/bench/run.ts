@@ -19,6 +19,8 @@ export interface BenchOptions {
   /** Measure PyTorch and what runs on it, in turns with ours. */
   peers?: boolean
   rounds?: number
+  /** Shapes that the ceilings are measured at; default those of the cases `copy` and `gemm`. */
+  ceilingShapes?: { copy?: string; gemm?: string }
   /** Told of each piece of work as it is done. */
   onFigures?: (figures: Figures) => void
 }
@@ -78,8 +80,8 @@ export async function bench(options: BenchOptions): Promise<BenchResult> {
     const best = (of: Figures[], value: (f: Figures) => number): number =>
       Math.max(...of.map((f) => value(f) / Math.min(1, ...Object.values(f.beside).map((b) => b.ratio))))
     const only = options.cases.length === 1 ? shape : undefined
-    const copies = await run('copy', options.cases[0] === 'copy' ? only : undefined)
-    const products = await run('gemm', options.cases[0] === 'gemm' ? only : undefined)
+    const copies = await run('copy', options.cases[0] === 'copy' && only ? only : options.ceilingShapes?.copy)
+    const products = await run('gemm', options.cases[0] === 'gemm' && only ? only : options.ceilingShapes?.gemm)
     const ceilings = { bandwidth: best(copies, (f) => f.bandwidth), rate: best(products, (f) => f.rate) }
     let overheads: Overhead[] | undefined
     for (const name of options.cases) {

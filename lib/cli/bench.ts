@@ -48,7 +48,7 @@ export async function benchCommand({ positionals, options }: Arguments<typeof co
   }
   const device = await requireDevice(options.device, options.threads)
   const dtype = options.dtype ?? (device === 'cpu' ? 'float32' : 'bfloat16')
-  console.log(`${dtype} on ${device}; ${'ratios: how many times longer each of the others takes'}`)
+  console.log(`${dtype} on ${device}; ratios: how many times longer each of the others takes`)
   const result = await bench({
     device,
     dtype,
