@@ -8,6 +8,7 @@ const report = process.env.TEST_REPORT
 const onEveryDevice = [
   'test/{ops,nn,optim,io,train,cuda-on-cpu}/*.test.ts',
   'test/{tensor,grad,generate,native,workers}.test.ts',
+  'test/bench/bench.test.ts',
 ]
 // What would take the stand-in for a GPU minutes, or has nothing to do with devices.
 const notOnStandIn = ['test/train/{golden,resume,trainer}.test.ts', 'test/io/{checkpoint,disk,safetensors}.test.ts']
@@ -15,6 +16,7 @@ const notOnStandIn = ['test/train/{golden,resume,trainer}.test.ts', 'test/io/{ch
 const inOneOrder = [
   'test/{io,train}/*.test.ts',
   'test/{tensor,grad,generate,native,workers}.test.ts',
+  'test/bench/bench.test.ts',
   'test/cuda-on-cpu/{capture,device,memory,train}.test.ts',
 ]
 // A GPU: here, or asked for by `--project cuda`, which then shows every test as skipped where there is none.

@@ -5,7 +5,6 @@ export { type Ceilings, type Figures, type MeasureOptions, measure, shareOfRoof 
 export { type Overhead, overhead } from './overhead.ts'
 export { Peer } from './peer.ts'
 export { attentionProducts, linearProducts, operations, type Product } from './products.ts'
-export { roofline } from './roofline.ts'
 export { type BenchOptions, type BenchResult, bench, type PeerHello } from './run.ts'
 export { type Contender, interleave, ratio, summary, type Timing, timed } from './timer.ts'
 export type { BenchDtype, Place, Work } from './work.ts'

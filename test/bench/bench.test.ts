@@ -5,13 +5,13 @@ import {
   type Figures,
   measure,
   readShape,
-  roofline,
   shareOfRoof,
   type Work,
   worksOf,
 } from '../../lib/bench/index.ts'
 import { expectNear } from '../../lib/bench/work.ts'
 import { getDefaultDevice } from '../../lib/ops/create.ts'
+import { roofline } from '../../lib/report/roofline.ts'
 import { scope } from '../../lib/tensor.ts'
 
 const device = getDefaultDevice()

@@ -1,7 +1,8 @@
 // The roofline (Williams, Waterman and Patterson, CACM 2009) as SVG: operations a second over operations a byte, the
 // machine's two ceilings, and a point for each piece of work.
-import { escapeHtml } from '../report/figures.ts'
-import type { Ceilings, Figures } from './measure.ts'
+
+import type { Ceilings, Figures } from '../bench/measure.ts'
+import { escapeHtml } from './figures.ts'
 
 const [width, height] = [860, 480]
 const [left, right, top, bottom] = [70, 20, 40, 50]
