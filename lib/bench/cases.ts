@@ -16,7 +16,7 @@ interface Entry {
   cpu: readonly (readonly number[])[]
 }
 
-export const cases = {
+export const cases: Readonly<Record<CaseName, Entry>> = {
   copy: { make: copy, lengths: [1, 1], cuda: [[2 ** 28]], cpu: [[2 ** 25]] },
   gemm: {
     make: gemm,
@@ -68,9 +68,10 @@ export const cases = {
   },
   ffn: { make: ffn, lengths: [3, 3], cuda: [[8192, 2048, 8256]], cpu: [[2048, 384, 1536]] },
   moe: { make: moe, lengths: [3, 5], cuda: [[16384, 2048, 1024, 64, 8]], cpu: [[2048, 384, 768, 8, 2]] },
-} as const satisfies Record<string, Entry>
+}
 
-export type CaseName = keyof typeof cases
+/** What can be measured by name. */
+export type CaseName = 'copy' | 'gemm' | 'poly' | 'norm' | 'loss' | 'adamw' | 'attention' | 'ffn' | 'moe'
 
 /**
  * The lengths that a shape such as `8192x8256` asks for.

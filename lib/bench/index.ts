@@ -1,6 +1,6 @@
 // What measures: timing in turns, programs measured beside ours, the products that a training step cannot do without.
 
-export { type CaseName, cases, readShape, worksOf } from './cases.ts'
+export { type CaseName, readShape } from './cases.ts'
 export { type Ceilings, type Figures, type MeasureOptions, measure, shareOfRoof } from './measure.ts'
 export { type Overhead, overhead } from './overhead.ts'
 export { Peer } from './peer.ts'

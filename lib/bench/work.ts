@@ -5,8 +5,7 @@ import { randn } from '../ops/random.ts'
 import { type Device, type Dtype, noGrad, type Shape, Tensor } from '../tensor.ts'
 
 /** The dtypes that work is measured in. */
-export const benchDtypes = ['float32', 'bfloat16', 'float16'] as const
-export type BenchDtype = (typeof benchDtypes)[number]
+export type BenchDtype = 'float32' | 'bfloat16' | 'float16'
 
 /** One thing to measure. */
 export interface Work {

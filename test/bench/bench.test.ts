@@ -1,14 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import {
-  bench,
-  cases,
-  type Figures,
-  measure,
-  readShape,
-  shareOfRoof,
-  type Work,
-  worksOf,
-} from '../../lib/bench/index.ts'
+import { cases, worksOf } from '../../lib/bench/cases.ts'
+import { bench, type Figures, measure, readShape, shareOfRoof, type Work } from '../../lib/bench/index.ts'
 import { expectNear } from '../../lib/bench/work.ts'
 import { getDefaultDevice } from '../../lib/ops/create.ts'
 import { roofline } from '../../lib/report/roofline.ts'
