@@ -123,31 +123,31 @@ __global__ void __launch_bounds__(512)
   });
 }
 
-// Turns rows of logits into their gradient, if share is given, and finds their losses. Both in one visit; a row that
-// stays in registers is read once.
-template <class C, int held, bool whole>
-__global__ void __launch_bounds__(1024) finishRowsKernel(C* logits, Targets targets, int64_t first, int64_t rows,
-                                                         int width, const C* share, C* losses, Failure failure) {
+// Of rows of logits that lie `step` apart: their losses, and if share is given their gradients of type T, as far apart,
+// which may take the place of the logits. A row that stays in registers is read once.
+template <class C, class T, int held, bool whole>
+__global__ void __launch_bounds__(held == 8 ? 768 : 1024)
+    finishRowsKernel(const C* logits, int64_t step, Targets targets, int64_t first, int64_t rows, int width,
+                     const C* share, T* gradients, C* losses, Failure failure) {
   constexpr int size = perPack<C>;
   Team<Sums<C>> team(width, sharedMemory<typename Team<Sums<C>>::Shared>());
   const int64_t row = team.row(), n = targets.classes;
-  C* start = logits + row * n;
+  const C* start = logits + row * step;
   const int shift = Row<C, whole>::shiftOf(start);
   const int64_t target = row < rows ? targets.at(first + row) : 0;
   Gradient<C> gradient(targets, target);
-  const Row<C, whole> in(start, row < rows && gradient.valid ? (int)n : 0, shift),
-      out(start, row < rows ? (int)n : 0, shift);
+  const Row<C, whole> in(start, row < rows && gradient.valid ? (int)n : 0, shift);
+  const Row<T, whole, size> out(gradients + row * step, row < rows ? (int)n : 0, shift);
+  // Before the team joins its sums, and so before anybody can overwrite it.
+  const C chosen = row < rows && gradient.valid ? start[target] : C(NAN);
   Words<C, size> v[held];
   const Sums<C> sums = sumsOf<whole>(in, team, v);
+  __syncwarp();
   if (team.rank == 0 && row < rows && !targets.ignored(target)) {
     if (!gradient.valid) report(failure, first + row, target, n);
-    losses[first + row] = gradient.valid ? math::log(sums.total()) - (start[target] - sums.largest) : C(NAN);
+    losses[first + row] = math::log(sums.total()) - (chosen - sums.largest);
   }
   if (!share) return;
-  if (width > 32)
-    __syncthreads();  // the target's logit has been read
-  else
-    __syncwarp();
   gradient.share = *share;
   gradient.largest = sums.largest;
   gradient.scale = gradient.share / sums.total();
@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(1024) finishRowsKernel(C* logits, Targets targ
 #pragma unroll
     for (int k = 0; k < held; k++) {
       const int pack = part + k * width;
-      out.store(pack, Words<C, size>::from([&](int j) { return gradient.of(v[k][j], out.column(pack) + j); }));
+      out.store(pack, Words<T, size>::from([&](int j) { return gradient.of(v[k][j], out.column(pack) + j); }));
     }
   });
 }
@@ -178,26 +178,31 @@ View transposed(View v) {
   return v;
 }
 
-template <class C>
+// x and weight of type T.
+template <class T>
 void linear(View x, View weight, const Targets& targets, View logits, View loss, View dx, View dweight) {
+  using C = Compute<T>;
   const char* op = "linearCrossEntropy";
-  const int64_t rows = x.shape[0], most = logits.shape[0];
-  const bool wanted = dx.given() || dweight.given();
-  const Scratch losses(rows * sizeof(C)), share(sizeof(C));
+  const int64_t rows = x.shape[0], most = logits.shape[0], step = logits.stride[0];
+  const bool wanted = dx.given() || dweight.given(), inPlace = std::is_same_v<T, C>;
+  const Scratch losses(rows * sizeof(C)), share(sizeof(C)), apart(inPlace || !wanted ? 0 : most * step * sizeof(T));
   const Failure failed = failure(sentence::targetOfClasses, op);
   if (wanted) meanLoss<C>(nullptr, targets, rows, nullptr, {}, share.as<C>(), op);
   for (int64_t first = 0; first < rows; first += most) {
     const int64_t count = rows - first < most ? rows - first : most;
     const View part = rowsFrom(x, first, count), z = rowsFrom(logits, 0, count);
+    View dz = z;
+    dz.dtype = x.dtype;
+    if (!inPlace) dz.data = apart.as<T>();
     matmul(part, transposed(weight), z, 1, 0);
     const RowPlan plan =
-        planRows<C>(op, count, targets.classes, {z.data}, 1024, 1024, sizeof(typename Team<Sums<C>>::Shared));
+        planRows<C>(op, count, targets.classes, {z.data}, 1024, 768, sizeof(typename Team<Sums<C>>::Shared));
     withPlan<C, true>(plan, [&](auto h) {
-      launch(op, finishRowsKernel<C, h.held, h.whole>, plan.grid, z.as<C>(), targets, first, count, plan.width,
-             wanted ? share.as<C>() : nullptr, losses.as<C>(), failed);
+      launch(op, finishRowsKernel<C, T, h.held, h.whole>, plan.grid, z.as<C>(), step, targets, first, count, plan.width,
+             wanted ? share.as<C>() : nullptr, dz.as<T>(), losses.as<C>(), failed);
     });
-    if (dx.given()) matmul(z, weight, rowsFrom(dx, first, count), 1, 0);
-    if (dweight.given()) matmul(transposed(z), part, dweight, 1, first ? 1 : 0);
+    if (dx.given()) matmul(dz, weight, rowsFrom(dx, first, count), 1, 0);
+    if (dweight.given()) matmul(transposed(dz), part, dweight, 1, first ? 1 : 0);
   }
   if (!rows && dweight.given()) fill(dweight, 0);
   meanLoss<C>(losses.as<C>(), targets, rows, loss.as<C>(), {}, nullptr, op);
@@ -240,6 +245,8 @@ void linearCrossEntropy(View x, View weight, View targets, int64_t ignore, View 
   const Targets of = targetsOf(targets, ignore, weight.shape[0]);
   if (x.dtype == Dtype::float64)
     linear<double>(x, weight, of, logits, loss, dx, dweight);
+  else if (x.dtype == Dtype::bfloat16)
+    linear<bf16>(x, weight, of, logits, loss, dx, dweight);
   else
     linear<float>(x, weight, of, logits, loss, dx, dweight);
 }

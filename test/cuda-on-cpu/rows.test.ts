@@ -288,10 +288,19 @@ test('crossEntropy of more rows than one block has threads', () => {
   )
 })
 
-// Rows of logits that stay in registers by 4 packs and by 8, and that do not.
-test.each([8196, 20000, 33000, 1001])('linearCrossEntropy with %i classes', (classes) => {
+// Rows of logits that stay in registers by 4 packs and by 8, and that do not; the gradients of bfloat16 apart.
+test.each([
+  ['float32', 8196],
+  ['float32', 20000],
+  ['float32', 33000],
+  ['float32', 1001],
+  ['bfloat16', 64],
+  ['bfloat16', 1001],
+  ['bfloat16', 40000],
+] as const)('linearCrossEntropy: %s, %i classes', (dtype, classes) => {
   const [rows, d] = [3, 4]
-  const [x, w] = [held([rows, d], 1, 'float32'), held([classes, d], 2, 'float32', 0, (v) => 5 * v)]
+  const half = dtype === 'bfloat16'
+  const [x, w] = [held([rows, d], 1, dtype), held([classes, d], 2, dtype, 0, (v) => 5 * v)]
   const targets = [classes - 1, -100, 1]
   const ids = tensor(targets, { dtype: 'int32', shape: [rows] })
   const [loss, dx, dw] = native.linearCrossEntropy(x.handle, w.handle, ids.handle, -100, true, true)
@@ -312,10 +321,12 @@ test.each([8196, 20000, 33000, 1001])('linearCrossEntropy with %i classes', (cla
       }
     }
   }
-  close(loss, { data: Float64Array.of(expected), shape: [] }, 'float32', 'loss')
-  close(dw, { data: forW, shape: [classes, d] }, 'float32', 'dweight')
+  const results = [loss, dx, dw].map((handle) => new Tensor(handle))
+  expect(results.map((t) => t.dtype)).toEqual(['float32', 'float32', 'float32'])
+  expectClose(results[0]!, { data: Float64Array.of(expected), shape: [] }, near.float32, 'loss')
+  expectClose(results[2]!, { data: forW, shape: [classes, d] }, half ? 2 ** -8 : near.float32, 'dweight')
   // A product whose sums have as many terms as there are classes.
-  expectClose(new Tensor(dx), { data: forX, shape: [rows, d] }, 2e-4, 'dx')
+  expectClose(results[1]!, { data: forX, shape: [rows, d] }, half ? 2 ** -8 : 2e-4, 'dx')
 })
 
 // Halves of whole packs or not, from a multiple of 16 bytes or not, heads before or behind the positions in memory.
