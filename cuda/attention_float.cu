@@ -209,7 +209,8 @@ __global__ void __launch_bounds__(threads) attentionFloatKernel(AttentionProblem
 // ofKeys: a block owns 64 keys and sums dk and dv over the queries, of every head that shares them, that see them.
 // Else it owns 64 queries and sums dq over their keys. 64 `groups` columns of the result.
 template <class T, int groups, bool ofKeys>
-__global__ void __launch_bounds__(threads) attentionGradFloatKernel(AttentionProblem p, int tiles, int columnBlocks) {
+__global__ void __launch_bounds__(threads, groups == 2 ? 2 : 1)
+    attentionGradFloatKernel(AttentionProblem p, int tiles, int columnBlocks) {
   using C = Compute<T>;
   auto& s = sharedMemory<Storage<C, groups>>();
   unsigned at = blockIdx.x;
@@ -245,36 +246,37 @@ __global__ void __launch_bounds__(threads) attentionGradFloatKernel(AttentionPro
         s.lse[threadIdx.x] = t < p.queries ? lse[t] : C(INFINITY);  // the exponential of a query past the end is 0
         s.delta[threadIdx.x] = t < p.queries ? delta[t] : C(0);
       }
-      C weights[threadRows][threadColumns], ds[threadRows][threadColumns];
-      if constexpr (ofKeys) {
-        dot<T>(s, kRows, qRows, p.depth, p.vectors, weights);
-        dot<T>(s, vRows, dyRows, p.depth, p.vectors, ds);
-      } else {
-        dot<T>(s, qRows, kRows, p.depth, p.vectors, weights);
-        dot<T>(s, dyRows, vRows, p.depth, p.vectors, ds);
-      }
-#pragma unroll
-      for (int i = 0; i < threadRows; i++)
-#pragma unroll
-        for (int j = 0; j < threadColumns; j++) {
-          const int my = threadRows * down() + i, their = across() + 16 * j;
-          const int a = ofKeys ? their : my, t = query + a, b = key + (ofKeys ? my : their);
-          const C e = math::exp(weights[i][j] * (C)p.scale - s.lse[a]);
-          const bool visible = t < p.queries && b < p.seen(t);
-          weights[i][j] = visible ? e : C(0);
-          ds[i][j] = visible ? e * (ds[i][j] - s.delta[a]) * (C)p.scale : C(0);
-        }
-      auto show = [&](const C(&values)[threadRows][threadColumns]) {
+      // Calls fn(row of this thread, its column, whether the query sees the key, which query of the tile) for each
+      // score.
+      auto each = [&](auto fn) {
 #pragma unroll
         for (int i = 0; i < threadRows; i++)
 #pragma unroll
-          for (int j = 0; j < threadColumns; j++) s.weights[threadRows * down() + i][across() + 16 * j] = values[i][j];
+          for (int j = 0; j < threadColumns; j++) {
+            const int my = threadRows * down() + i, their = across() + 16 * j;
+            const int a = ofKeys ? their : my, t = query + a, b = key + (ofKeys ? my : their);
+            fn(i, j, t < p.queries && b < p.seen(t), a);
+          }
       };
+      auto shown = [&](int i, int j) -> C& { return s.weights[threadRows * down() + i][across() + 16 * j]; };
+      // The weights wait in shared memory for the second product's scores: there are no registers for both.
+      C scores[threadRows][threadColumns];
+      if constexpr (ofKeys)
+        dot<T>(s, kRows, qRows, p.depth, p.vectors, scores);
+      else
+        dot<T>(s, qRows, kRows, p.depth, p.vectors, scores);
+      each([&](int i, int j, bool visible, int a) {
+        shown(i, j) = visible ? math::exp(scores[i][j] * (C)p.scale - s.lse[a]) : C(0);
+      });
       if constexpr (ofKeys) {
-        show(weights);
         gather<T>(s, dyRows, column, p.depth, p.vectors, sumV);
+        dot<T>(s, vRows, dyRows, p.depth, p.vectors, scores);
+      } else {
+        dot<T>(s, dyRows, vRows, p.depth, p.vectors, scores);
       }
-      show(ds);
+      each([&](int i, int j, bool visible, int a) {
+        shown(i, j) = visible ? shown(i, j) * (scores[i][j] - s.delta[a]) * (C)p.scale : C(0);
+      });
       if constexpr (ofKeys)
         gather<T>(s, qRows, column, p.depth, p.vectors, sum);
       else

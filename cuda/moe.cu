@@ -274,7 +274,7 @@ __global__ void __launch_bounds__(rowThreads) combineKernel(Rows<T> a, Failure f
 
 // One warp a row of x: dx = w dy, and dw = x . dy.
 template <class T>
-__global__ void __launch_bounds__(rowThreads) combineGradKernel(Rows<T> a, Failure failure) {
+__global__ void __launch_bounds__(rowThreads, 6) combineGradKernel(Rows<T> a, Failure failure) {
   using C = Compute<T>;
   constexpr int n = perPack<T>;
   const int64_t row = (int64_t)blockIdx.x * rowWarps + warp();

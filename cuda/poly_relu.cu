@@ -21,7 +21,7 @@ struct Operands {
 
 // One block a run, V packs a thread at a time.
 template <class T, int R, bool grad, int V>
-__global__ void __launch_bounds__(threads) polyReluKernel(Operands<T> a) {
+__global__ void __launch_bounds__(threads, 3) polyReluKernel(Operands<T> a) {
   using C = Compute<T>;
   constexpr int n = perPack<T>, tile = threads * V * n;
   const int64_t g = blockIdx.x;
