@@ -24,6 +24,33 @@ struct BatchAxis {
 // knows.
 enum class Grouped { no, rows, depth };
 
+// What a polynomial activation (math/poly.h) has a product of rows a (m, k) @ b do: h is what the activation is of.
+enum class PolyStep {
+  none,
+  relu,       // h = a @ b goes to `pre` if that is given, y = polyRelu(h), of h as it is rounded
+  reluGrad,   // dy = a @ b; y = the gradient of h, and each tile's share of the coefficients' gradients
+  squares,    // y = a @ b, and of each row of it the sums of y^2k, of y as it is rounded
+  products,   // y = a @ b, and of each row of it the sums of y (scale h)^k, of y as it is rounded
+  normInside  // y = polyNorm(a) @ b: a is h, and each of its elements becomes one of polyNorm(h), rounded, on its way
+};
+
+// Coefficients are float, as the row of the contract has them: weight (sets, order), highest power first, bias (sets).
+// With one set all rows share it; else group g of the product's rows has set g.
+struct PolyPart {
+  PolyStep step = PolyStep::none;
+  int order = 0;
+  const float *weight = nullptr, *bias = nullptr;
+  int sets = 1;
+  const void* h = nullptr;  // (m, n) as y, for reluGrad and products
+  // (m, order + 1): the scale of each row of h, then its inverse norms (math/poly.h) from the first power on; for
+  // products (the scale alone) and normInside.
+  const float* norms = nullptr;
+  // squares: (m, parts, order), from the first power on; products: (m, parts, order + 1), from the zeroth on; a part is
+  // partCols columns. reluGrad: (bands, tiles across, order + 1) from the zeroth on, of the tiles of 128 x 128 of y,
+  // where every group's rows begin a band of their own (findBand in device/product.cuh).
+  float* sums = nullptr;
+};
+
 // pre = alpha (sum of a @ b) + beta y + bias,  y = activation(pre) + residual
 // a (m, k), b (k, n), y (m, n) in rows of `yStep`: that of each place of the kept axes is the sum over all places of
 // the summed ones.
@@ -56,6 +83,10 @@ struct Product {
   UnaryOp activation = UnaryOp::relu;
   bool packs = false;  // y and these may be read and written 16 bytes at a time (multiply() sees to it)
 
+  // With a step there are no batch axes, parts, bias, activation nor residual, alpha is 1 and beta 0, and y is
+  // contiguous; groups of rows there may be.
+  PolyPart poly;
+
   // The depth is cut in so many parts, each of which makes a y of its own in float; partsStride elements apart.
   int parts = 1;
   int64_t partsStride = 0;
@@ -80,5 +111,13 @@ bool smallTileOnly(const Product& p);
 // Only on sm_90, of bf16 and f16, and where the copy engine can read a and b; false: nothing was done.
 // cols: of a tile, 128 or 256; 0: whichever should end first.
 bool gemmSm90(const Product& p, int cols = 0);
+
+// Products with a polynomial step, of bf16 and f16. A row of y is summed up in parts of so many columns.
+constexpr int polyTile = 128, polyPartColsSm80 = 64, polyPartColsSm90 = 128;
+// Whether there is a kernel for this one: layouts, alignment, order.
+bool polyOnSm80(const Product& p);
+bool polyOnSm90(const Product& p);
+void gemmPolySm80(const Product& p);
+void gemmPolySm90(const Product& p);
 
 }  // namespace cuda
