@@ -38,7 +38,7 @@ interface Packed {
 let packed: Packed
 
 beforeAll(() => {
-  // As `npm run build && npm run prebuilds && npm pack`, without touching the checkout.
+  // As `npm run build && npm run prebuild && npm pack`, without touching the checkout.
   mkdirSync(join(staging, 'prebuilds/linux-x64'), { recursive: true })
   for (const name of [...manifest.files, 'package.json', 'README.md', 'LICENSE'])
     if (!/^(!|dist|prebuilds)/.test(name) && existsSync(join(root, name)))
@@ -145,6 +145,18 @@ describe('the tarball', () => {
   test('compiles nothing when it is installed', () => {
     expect(manifest.gypfile).toBe(false)
     expect(Object.keys(manifest.scripts).filter((name) => /^(pre|post)?install$|^prepare$/.test(name))).toEqual([])
+  })
+
+  test('`npm run build` does not build every architecture, as npm would have it of a script called prebuild', () => {
+    const folder = join(temp, 'scripts')
+    mkdirSync(folder)
+    cpSync(join(root, '.npmrc'), join(folder, '.npmrc'))
+    expect(Object.keys(manifest.scripts)).toEqual(expect.arrayContaining(['build', 'prebuild']))
+    const scripts = { prebuild: 'echo every one', build: 'echo this one' }
+    writeFileSync(join(folder, 'package.json'), JSON.stringify({ scripts }))
+    const said = (name: string) => run('npm', ['run', '--silent', name], folder).trim()
+    expect(said('build')).toBe('this one')
+    expect(said('prebuild')).toBe('every one')
   })
 
   test('stays far below what npm takes (200 MB)', () => {
