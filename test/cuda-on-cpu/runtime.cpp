@@ -5,9 +5,11 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <set>
 #include <thread>
 #include <vector>
 
+#include "coverage.h"
 #include "cuda_runtime.h"
 
 namespace {
@@ -98,17 +100,23 @@ struct CUstream_st {
 
 namespace emulator {
 
+namespace {
+std::mutex lockOfKernels;  // threads of several environments launch
+auto& allowed = *new std::map<const void*, size_t>;
+auto& launched = *new std::set<const void*>;
+}  // namespace
+
 cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& c, std::function<void()> body) {
-  static std::map<const void*, size_t>& allowed = *new std::map<const void*, size_t>;
-  if (!body) {  // allowShared
-    allowed[kernel] = c.dynamicSmemBytes;
-    return cudaSuccess;
-  }
   uint64_t threads = (uint64_t)c.blockDim.x * c.blockDim.y * c.blockDim.z;
   unsigned cluster = 1;
   for (unsigned i = 0; i < c.numAttrs; i++)
     if (c.attrs[i].id == cudaLaunchAttributeClusterDimension) cluster = c.attrs[i].val.clusterDim.x;
-  size_t most = std::max<size_t>(48 << 10, allowed.count(kernel) ? allowed[kernel] : 0);
+  size_t most = 48 << 10;
+  {
+    std::lock_guard lock(lockOfKernels);
+    launched.insert(kernel);
+    if (auto more = allowed.find(kernel); more != allowed.end()) most = std::max(most, more->second);
+  }
   if (!c.stream || !c.gridDim.x || !c.gridDim.y || !c.gridDim.z || !threads || threads > 1024 ||
       c.gridDim.x > 0x7fffffffu || c.gridDim.y > 65535 || c.gridDim.z > 65535 || c.dynamicSmemBytes > most ||
       (cluster > 1 && (capability() < 90 || c.gridDim.x % cluster || cluster > 8)))
@@ -127,9 +135,14 @@ cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& c, std::functio
 
 cudaError_t allowShared(const void* kernel, size_t bytes) {
   if (bytes > sharedLimit()) return result(cudaErrorInvalidValue);
-  cudaLaunchConfig_t config;
-  config.dynamicSmemBytes = bytes;
-  return launch(kernel, config, nullptr);
+  std::lock_guard lock(lockOfKernels);
+  allowed[kernel] = bytes;
+  return cudaSuccess;
+}
+
+std::vector<const void*> launchedKernels() {
+  std::lock_guard lock(lockOfKernels);
+  return {launched.begin(), launched.end()};
 }
 
 }  // namespace emulator
