@@ -19,7 +19,7 @@ struct Two {
 template <class T>
 struct Norm {
   using C = Compute<T>;
-  const T *x, *residual;  // residual, weight, bias, mean and rstd may be null
+  const T *x, *residual;  // residual, sum, weight, bias, mean and rstd may be null
   const C *weight, *bias;
   C eps;
   T *sum, *y;
@@ -28,7 +28,7 @@ struct Norm {
   int n, width;
 };
 
-// y = (x - mean) * rstd * weight + bias, the mean only if centred.
+// sum = x + residual; y = (sum - mean) * rstd * weight + bias, the mean only if centred.
 template <class T, int held, bool whole, bool centred>
 __global__ void __launch_bounds__(512, 1) normKernel(const Norm<T> a) {
   using C = Compute<T>;
@@ -38,12 +38,24 @@ __global__ void __launch_bounds__(512, 1) normKernel(const Norm<T> a) {
   const int length = row < a.rows ? a.n : 0, shift = Row<T, whole>::shiftOf(a.x + at);
   const Row<T, whole> x(a.x + at, length, shift), out(a.y + at, length, shift);
   Words<T, size> v[held];
+  auto take = [&](int first) {
+    loadPart(v, x, first, a.width);
+    if (!a.residual) return;
+    const Row<T, whole> more(a.residual + at, length, shift), sum(a.sum + at, length, shift);
+    Words<T, size> r[held];
+    loadPart(r, more, first, a.width);
+#pragma unroll
+    for (int k = 0; k < held; k++) {
+      v[k] = Words<T, size>::from([&](int j) { return v[k][j] + r[k][j]; });  // as rounded from here on
+      sum.store(first + k * a.width, v[k]);
+    }
+  };
 
   // Before the mean is known, what is near it: the mean of the row's first part, which is all of it if whole. Squares
   // of differences from that cannot cancel badly: it is as near as the row's spread times the number of parts.
   C pilot = 0;
   if (centred) {
-    loadPart(v, x, team.rank, a.width);
+    take(team.rank);
     C s = 0;
 #pragma unroll
     for (int k = 0; k < held; k++)
@@ -54,17 +66,7 @@ __global__ void __launch_bounds__(512, 1) normKernel(const Norm<T> a) {
 
   Two<C> sums{0, 0};  // of the differences, and of their squares
   eachPart<whole, held>(x, team.rank, a.width, [&](int first) {
-    if (!centred || !whole) loadPart(v, x, first, a.width);
-    if (!centred && a.residual) {
-      const Row<T, whole> more(a.residual + at, length, shift), sum(a.sum + at, length, shift);
-      Words<T, size> r[held];
-      loadPart(r, more, first, a.width);
-#pragma unroll
-      for (int k = 0; k < held; k++) {
-        v[k] = Words<T, size>::from([&](int j) { return v[k][j] + r[k][j]; });  // as rounded from here on
-        sum.store(first + k * a.width, v[k]);
-      }
-    }
+    if (!centred || !whole) take(first);
 #pragma unroll
     for (int k = 0; k < held; k++)
 #pragma unroll
@@ -85,7 +87,7 @@ __global__ void __launch_bounds__(512, 1) normKernel(const Norm<T> a) {
   }
 
   eachPart<whole, held>(x, team.rank, a.width, [&](int first) {
-    if (!whole) loadPart(v, Row<T, whole>((!centred && a.residual ? a.sum : a.x) + at, length, shift), first, a.width);
+    if (!whole) loadPart(v, Row<T, whole>((a.residual ? a.sum : a.x) + at, length, shift), first, a.width);
 #pragma unroll
     for (int k = 0; k < held; k++) {
       const int pack = first + k * a.width, column = x.column(pack);
@@ -147,7 +149,7 @@ struct RowGrad {
   __device__ __forceinline__ void load(int first) {
     loadPart(v, x, first, a.width);
     loadPart(d, dy, first, a.width);
-    if (!centred && a.dsum) loadPart(more, dsum, first, a.width);
+    if (a.dsum) loadPart(more, dsum, first, a.width);
   }
   __device__ __forceinline__ C hat(int k, int j) const { return (v[k][j] - mean) * rstd; }
   __device__ __forceinline__ void weight(C (&w)[size], int pack) const {
@@ -181,7 +183,7 @@ struct RowGrad {
       weight(w, pack);
       dx.store(pack, Words<T, size>::from([&](int j) {
                  const C result = rstd * (d[k][j] * w[j] - (centred ? means.second : C(0)) - hat(k, j) * means.first);
-                 return !centred && a.dsum ? result + more[k][j] : result;
+                 return a.dsum ? result + more[k][j] : result;
                }));
     }
   }
@@ -382,11 +384,11 @@ void rmsNorm(View x, View residual, View weight, double eps, View sum, View y, V
 void rmsNormGrad(View x, View weight, View rstd, View dy, View dsum, View dx, View dweight) {
   backward<false>(x, weight, {}, rstd, dy, dsum, dx, dweight, {}, "rmsNormGrad");
 }
-void layerNorm(View x, View weight, View bias, double eps, View y, View mean, View rstd) {
-  forward<true>(x, {}, weight, bias, eps, {}, y, mean, rstd, "layerNorm");
+void layerNorm(View x, View residual, View weight, View bias, double eps, View sum, View y, View mean, View rstd) {
+  forward<true>(x, residual, weight, bias, eps, sum, y, mean, rstd, "layerNorm");
 }
-void layerNormGrad(View x, View weight, View mean, View rstd, View dy, View dx, View dweight, View dbias) {
-  backward<true>(x, weight, mean, rstd, dy, {}, dx, dweight, dbias, "layerNormGrad");
+void layerNormGrad(View x, View weight, View mean, View rstd, View dy, View dsum, View dx, View dweight, View dbias) {
+  backward<true>(x, weight, mean, rstd, dy, dsum, dx, dweight, dbias, "layerNormGrad");
 }
 
 }  // namespace cuda

@@ -10,6 +10,7 @@ export interface Ops {
   adamw(p: Handle, g: Handle, m: Handle, v: Handle, half: Handle | null, hyper: Handle, state: Handle): void
   add(a: Handle, b: Handle): Handle
   addGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle
+  addLayerNorm(x: Handle, residual: Handle, weight: Handle | null, bias: Handle | null, eps: number): [Handle, Handle, Handle, Handle]
   addRmsNorm(x: Handle, residual: Handle, weight: Handle | null, eps: number): [Handle, Handle, Handle]
   addScalar(x: Handle, value: number, first: boolean): Handle
   alias(x: Handle): Handle
@@ -68,7 +69,7 @@ export interface Ops {
   indexSelect(x: Handle, axis: number, ids: Handle): Handle
   indexSelectGrad(dy: Handle, axis: number, ids: Handle, shape: readonly number[]): Handle
   layerNorm(x: Handle, weight: Handle | null, bias: Handle | null, eps: number): [Handle, Handle, Handle]
-  layerNormGrad(x: Handle, weight: Handle | null, mean: Handle, rstd: Handle, dy: Handle, wantWeight: boolean, wantBias: boolean): [Handle, Handle, Handle]
+  layerNormGrad(x: Handle, weight: Handle | null, mean: Handle, rstd: Handle, dy: Handle, dsum: Handle | null, wantWeight: boolean, wantBias: boolean): [Handle, Handle, Handle]
   le(a: Handle, b: Handle): Handle
   leScalar(x: Handle, value: number): Handle
   linear(x: Handle, weight: Handle, bias: Handle | null, residual: Handle | null): Handle

@@ -44,13 +44,13 @@
   K(argmax, (View x, View y)) /* of each row, contiguous; y: int32 */
 
 // A row at a time. residual, weight and bias may be left out, as may any gradient that is not wanted.
-// rmsNorm: sum = x + residual, y = sum * rstd * weight; without a residual x itself is normalised. In rmsNormGrad x is
-// what was normalised, and dsum, what else arrives there, is added to dx.
-#define NORM_KERNELS(K)                                                                       \
-  K(rmsNorm, (View x, View residual, View weight, double eps, View sum, View y, View rstd))   \
-  K(rmsNormGrad, (View x, View weight, View rstd, View dy, View dsum, View dx, View dweight)) \
-  K(layerNorm, (View x, View weight, View bias, double eps, View y, View mean, View rstd))    \
-  K(layerNormGrad, (View x, View weight, View mean, View rstd, View dy, View dx, View dweight, View dbias))
+// sum = x + residual, y = sum * rstd * weight, or (sum - mean) * rstd * weight + bias; without a residual x itself is
+// normalised. In the gradients x is what was normalised, and dsum, what else arrives there, is added to dx.
+#define NORM_KERNELS(K)                                                                                             \
+  K(rmsNorm, (View x, View residual, View weight, double eps, View sum, View y, View rstd))                         \
+  K(rmsNormGrad, (View x, View weight, View rstd, View dy, View dsum, View dx, View dweight))                       \
+  K(layerNorm, (View x, View residual, View weight, View bias, double eps, View sum, View y, View mean, View rstd)) \
+  K(layerNormGrad, (View x, View weight, View mean, View rstd, View dy, View dsum, View dx, View dweight, View dbias))
 
 // q, y (B, H, T, D); k, v (B, K, S, D), K divides H: one dtype (on the CPU float32 or float64), the elements of a row
 // adjacent, else any strides. lse (B, H, T), in the compute type. Causal: query t sees the keys up to S - T + t. dk and

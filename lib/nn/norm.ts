@@ -1,6 +1,6 @@
 // Normalisation over the last axis, with trained weights.
 import { ones, zeros } from '../ops/create.ts'
-import { add, addRmsNorm, layerNorm, rmsNorm } from '../ops/index.ts'
+import { addLayerNorm, addRmsNorm, layerNorm, rmsNorm } from '../ops/index.ts'
 import type { Tensor } from '../tensor.ts'
 import type { TensorKind } from './init.ts'
 import { Module, parameter, vectorDtype } from './module.ts'
@@ -51,9 +51,8 @@ export class LayerNorm extends Module {
     return layerNorm(x, this.weight, this.bias, { eps: this.eps })
   }
 
-  /** The norm of `x + residual`, and that sum. */
+  /** The norm of `x + residual`, and that sum, in one pass. */
   addForward(x: Tensor, residual: Tensor): { sum: Tensor; y: Tensor } {
-    const sum = add(x, residual)
-    return { sum, y: this.forward(sum) }
+    return addLayerNorm(x, residual, this.weight, this.bias, { eps: this.eps })
   }
 }

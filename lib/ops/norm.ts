@@ -14,15 +14,79 @@ const saved = (inputs: readonly Tensor[], ...handles: Handle[]): Tensor[] => {
   return []
 }
 
-// Gradients of small parameters come in the compute type.
-const parameterGradient = (handle: Handle, parameter: Tensor | null): Tensor[] => {
+// The gradient of a small parameter, if there is one: it comes in the compute type, and empty if it was not wanted.
+const parameterGradient = (handle: Handle, parameter: Tensor | null): (Tensor | null)[] => {
+  if (!parameter?.tracked) {
+    native.release(handle)
+    return parameter ? [null] : []
+  }
   const d = new Tensor(handle)
-  if (!parameter) return []
-  if (d.dtype === parameter.dtype) return [d]
-  return [new Tensor(native.cast(handle, native.dtypeOf(parameter.handle)))]
+  return [d.dtype === parameter.dtype ? d : new Tensor(native.cast(handle, native.dtypeOf(parameter.handle)))]
 }
 
 const given = (...tensors: (Tensor | null)[]): Tensor[] => tensors.filter((t) => t !== null)
+
+// From dy behind the norm and dsum, what else arrived at what was normalised, to the gradients of that and the parameters.
+type Backward = (normed: Tensor, stats: readonly Tensor[], dy: Tensor, dsum: Tensor | null) => (Tensor | null)[]
+
+const rmsNormBackward =
+  (weight: Tensor | null): Backward =>
+  (normed, [rstd], dy, dsum) => {
+    const [scale, more] = [weight?.handle ?? null, dsum?.handle ?? null]
+    const [dx, dw] = native.rmsNormGrad(normed.handle, scale, rstd!.handle, dy.handle, more, weight?.tracked ?? false)
+    return [new Tensor(dx), ...parameterGradient(dw, weight)]
+  }
+
+const layerNormBackward =
+  (weight: Tensor | null, bias: Tensor | null): Backward =>
+  (normed, [mean, rstd], dy, dsum) => {
+    const [dx, dw, db] = native.layerNormGrad(
+      normed.handle,
+      weight?.handle ?? null,
+      mean!.handle,
+      rstd!.handle,
+      dy.handle,
+      dsum?.handle ?? null,
+      weight?.tracked ?? false,
+      bias?.tracked ?? false,
+    )
+    return [new Tensor(dx), ...parameterGradient(dw, weight), ...parameterGradient(db, bias)]
+  }
+
+const recordNorm = (
+  name: string,
+  [y, ...statistics]: readonly [Handle, ...Handle[]],
+  x: Tensor,
+  parameters: readonly Tensor[],
+  backward: Backward,
+): Tensor => {
+  const inputs = [x, ...parameters]
+  const stats = saved(inputs, ...statistics)
+  return record(name, y, inputs, (dy) => backward(x, stats, dy, null), stats)
+}
+
+const recordSum = (
+  name: string,
+  [sumHandle, yHandle, ...statistics]: readonly [Handle, Handle, ...Handle[]],
+  terms: readonly [Tensor, Tensor],
+  parameters: readonly Tensor[],
+  backward: Backward,
+): { sum: Tensor; y: Tensor } => {
+  const inputs = [...terms, ...parameters]
+  const stats = saved(inputs, ...statistics)
+  const normed = stats.length ? new Tensor(native.alias(sumHandle)) : null
+  const [sum, y] = recordAll(
+    name,
+    [sumHandle, yHandle] as const,
+    inputs,
+    (dsum, dy) => {
+      const [d, ...rest] = dy ? backward(normed!, stats, dy, dsum) : [dsum, ...parameters.map(() => null)]
+      return [d!, d!, ...rest]
+    },
+    normed ? [...stats, normed] : [],
+  )
+  return { sum, y }
+}
 
 /**
  * `x * rsqrt(mean(x^2) + eps) * weight`, the mean over the last axis (Zhang and Sennrich, arXiv 1910.07467).
@@ -31,21 +95,8 @@ const given = (...tensors: (Tensor | null)[]): Tensor[] => tensors.filter((t) =>
  * @throws Error if the weight does not have D elements
  */
 export function rmsNorm(x: Tensor, weight: Tensor | null = null, options: NormOptions = {}): Tensor {
-  const scale = weight?.handle ?? null
-  const inputs = given(x, weight)
-  const [y, rstd] = native.rmsNorm(x.handle, scale, options.eps ?? 1e-5)
-  const stats = saved(inputs, rstd)
-  return record(
-    'rmsNorm',
-    y,
-    inputs,
-    (dy) => {
-      const want = weight?.tracked ?? false
-      const [dx, dweight] = native.rmsNormGrad(x.handle, scale, stats[0]!.handle, dy.handle, null, want)
-      return [new Tensor(dx), ...parameterGradient(dweight, want ? weight : null), ...(weight && !want ? [null] : [])]
-    },
-    stats,
-  )
+  const made = native.rmsNorm(x.handle, weight?.handle ?? null, options.eps ?? 1e-5)
+  return recordNorm('rmsNorm', made, x, given(weight), rmsNormBackward(weight))
 }
 
 /**
@@ -61,28 +112,8 @@ export function addRmsNorm(
   weight: Tensor | null = null,
   options: NormOptions = {},
 ): { sum: Tensor; y: Tensor } {
-  const scale = weight?.handle ?? null
-  const inputs = given(x, residual, weight)
-  const [sumHandle, yHandle, rstd] = native.addRmsNorm(x.handle, residual.handle, scale, options.eps ?? 1e-5)
-  const stats = saved(inputs, rstd)
-  if (stats.length) stats.push(new Tensor(native.alias(sumHandle)))
-  const [sum, y] = recordAll(
-    'addRmsNorm',
-    [sumHandle, yHandle] as const,
-    inputs,
-    (dsum, dy) => {
-      const want = weight?.tracked ?? false
-      const none = weight ? [null] : []
-      if (!dy) return [dsum!, dsum!, ...none]
-      const [rstd, normed] = stats
-      const more = dsum?.handle ?? null
-      const [dx, dweight] = native.rmsNormGrad(normed!.handle, scale, rstd!.handle, dy.handle, more, want)
-      const d = new Tensor(dx)
-      return [d, d, ...(want ? parameterGradient(dweight, weight) : none)]
-    },
-    stats,
-  )
-  return { sum, y }
+  const made = native.addRmsNorm(x.handle, residual.handle, weight?.handle ?? null, options.eps ?? 1e-5)
+  return recordSum('addRmsNorm', made, [x, residual], given(weight), rmsNormBackward(weight))
 }
 
 /**
@@ -98,24 +129,26 @@ export function layerNorm(
   bias: Tensor | null = null,
   options: NormOptions = {},
 ): Tensor {
-  const scale = weight?.handle ?? null
-  const inputs = given(x, weight, bias)
-  const [y, mean, rstd] = native.layerNorm(x.handle, scale, bias?.handle ?? null, options.eps ?? 1e-5)
-  const stats = saved(inputs, mean, rstd)
-  return record(
-    'layerNorm',
-    y,
-    inputs,
-    (dy) => {
-      const [wantWeight, wantBias] = [weight?.tracked ?? false, bias?.tracked ?? false]
-      const [m, r] = stats
-      const [dx, dw, db] = native.layerNormGrad(x.handle, scale, m!.handle, r!.handle, dy.handle, wantWeight, wantBias)
-      return [
-        new Tensor(dx),
-        ...(wantWeight ? parameterGradient(dw, weight) : weight ? [null] : []),
-        ...(wantBias ? parameterGradient(db, bias) : bias ? [null] : []),
-      ]
-    },
-    stats,
-  )
+  const made = native.layerNorm(x.handle, weight?.handle ?? null, bias?.handle ?? null, options.eps ?? 1e-5)
+  return recordNorm('layerNorm', made, x, given(weight, bias), layerNormBackward(weight, bias))
+}
+
+/**
+ * A residual connection and the norm after it, in one pass: `sum = x + residual`, `y = layerNorm(sum, weight, bias)`.
+ * @param x (.., D)
+ * @param residual (.., D), of x's dtype
+ * @param weight (D), or null for 1
+ * @param bias (D), or null for 0
+ * @throws Error if the shapes do not fit
+ */
+export function addLayerNorm(
+  x: Tensor,
+  residual: Tensor,
+  weight: Tensor | null = null,
+  bias: Tensor | null = null,
+  options: NormOptions = {},
+): { sum: Tensor; y: Tensor } {
+  const [scale, shift] = [weight?.handle ?? null, bias?.handle ?? null]
+  const made = native.addLayerNorm(x.handle, residual.handle, scale, shift, options.eps ?? 1e-5)
+  return recordSum('addLayerNorm', made, [x, residual], given(weight, bias), layerNormBackward(weight, bias))
 }

@@ -150,17 +150,17 @@ void rmsNormGrad(View x, View weight, View rstd, View dy, View dsum, View dx, Vi
   else
     backward<float, false>(x, weight, {}, rstd, dy, dsum, dx, dweight, {});
 }
-void layerNorm(View x, View weight, View bias, double eps, View y, View mean, View rstd) {
+void layerNorm(View x, View residual, View weight, View bias, double eps, View sum, View y, View mean, View rstd) {
   if (x.dtype == Dtype::float64)
-    forward<double, true>(x, {}, weight, bias, eps, {}, y, mean, rstd);
+    forward<double, true>(x, residual, weight, bias, eps, sum, y, mean, rstd);
   else
-    forward<float, true>(x, {}, weight, bias, eps, {}, y, mean, rstd);
+    forward<float, true>(x, residual, weight, bias, eps, sum, y, mean, rstd);
 }
-void layerNormGrad(View x, View weight, View mean, View rstd, View dy, View dx, View dweight, View dbias) {
+void layerNormGrad(View x, View weight, View mean, View rstd, View dy, View dsum, View dx, View dweight, View dbias) {
   if (x.dtype == Dtype::float64)
-    backward<double, true>(x, weight, mean, rstd, dy, {}, dx, dweight, dbias);
+    backward<double, true>(x, weight, mean, rstd, dy, dsum, dx, dweight, dbias);
   else
-    backward<float, true>(x, weight, mean, rstd, dy, {}, dx, dweight, dbias);
+    backward<float, true>(x, weight, mean, rstd, dy, dsum, dx, dweight, dbias);
 }
 
 }  // namespace cpu::ISA

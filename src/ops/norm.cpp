@@ -8,6 +8,14 @@ void checkFloat(const Tensor& x, const char* op) {
   check(x.shape.rank > 0, op, ": x should have at least one axis");
 }
 
+// What is added to x, as the kernels take it.
+Tensor residualFor(const Tensor& x, const Tensor& residual, const char* op) {
+  sameDevice(x, residual, op);
+  check(residual.shape == x.shape && residual.dtype == x.dtype, op, ": residual is ", residual.dtype, " ",
+        residual.shape, " but x is ", x.dtype, " ", x.shape);
+  return contiguous(residual);
+}
+
 // A small parameter in the compute type of x, or nothing.
 View parameter(const std::optional<Tensor>& given, const Tensor& x, const char* op, const char* name, Tensor& kept) {
   if (!given) return {};
@@ -41,10 +49,7 @@ OP(Normed, rmsNorm, (const Tensor& x, const std::optional<Tensor>& weight, doubl
 using NormedSum = std::tuple<Tensor, Tensor, Tensor>;
 OP(NormedSum, addRmsNorm, (const Tensor& x, const Tensor& residual, const std::optional<Tensor>& weight, double eps)) {
   checkFloat(x, "addRmsNorm");
-  sameDevice(x, residual, "addRmsNorm");
-  check(residual.shape == x.shape && residual.dtype == x.dtype, "addRmsNorm: residual is ", residual.dtype, " ",
-        residual.shape, " but x is ", x.dtype, " ", x.shape);
-  Tensor in = contiguous(x), more = contiguous(residual), rstd = statistics(x), w;
+  Tensor in = contiguous(x), more = residualFor(x, residual, "addRmsNorm"), rstd = statistics(x), w;
   Tensor sum = empty(x.shape, x.dtype, x.device()), y = empty(x.shape, x.dtype, x.device());
   kernels(x.device()).rmsNorm(in, more, parameter(weight, x, "addRmsNorm", "weight", w), eps, sum, y, rstd);
   return {sum, y, rstd};
@@ -70,21 +75,37 @@ OP(NormedSum, layerNorm,
   checkFloat(x, "layerNorm");
   Tensor in = contiguous(x), y = empty(x.shape, x.dtype, x.device()), mean = statistics(x), rstd = statistics(x), w, b;
   kernels(x.device())
-      .layerNorm(in, parameter(weight, x, "layerNorm", "weight", w), parameter(bias, x, "layerNorm", "bias", b), eps, y,
-                 mean, rstd);
+      .layerNorm(in, {}, parameter(weight, x, "layerNorm", "weight", w), parameter(bias, x, "layerNorm", "bias", b),
+                 eps, {}, y, mean, rstd);
   return {y, mean, rstd};
 }
 
-// dx, dweight and dbias; the last two are empty if not wanted.
+// sum = x + residual, its norm, and the mean and reciprocal deviation of each row.
+using CentredSum = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+OP(CentredSum, addLayerNorm,
+   (const Tensor& x, const Tensor& residual, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
+    double eps)) {
+  const char* op = "addLayerNorm";
+  checkFloat(x, op);
+  Tensor in = contiguous(x), more = residualFor(x, residual, op), mean = statistics(x), rstd = statistics(x), w, b;
+  Tensor sum = empty(x.shape, x.dtype, x.device()), y = empty(x.shape, x.dtype, x.device());
+  kernels(x.device())
+      .layerNorm(in, more, parameter(weight, x, op, "weight", w), parameter(bias, x, op, "bias", b), eps, sum, y, mean,
+                 rstd);
+  return {sum, y, mean, rstd};
+}
+
+// dx (with dsum added, if given), dweight and dbias; the last two are empty if not wanted.
 OP(NormedSum, layerNormGrad,
    (const Tensor& x, const std::optional<Tensor>& weight, const Tensor& mean, const Tensor& rstd, const Tensor& dy,
-    bool wantWeight, bool wantBias)) {
-  Tensor in = contiguous(x), d = gradientLike(dy, x, "layerNormGrad"), w;
+    const std::optional<Tensor>& dsum, bool wantWeight, bool wantBias)) {
+  Tensor in = contiguous(x), d = gradientLike(dy, x, "layerNormGrad"), w, more;
   Tensor dx = empty(x.shape, x.dtype, x.device());
   Tensor dw = empty(Shape{wantWeight ? x.cols() : 0}, computeDtype(x.dtype), x.device());
   Tensor db = empty(Shape{wantBias ? x.cols() : 0}, computeDtype(x.dtype), x.device());
+  if (dsum) more = gradientLike(*dsum, x, "layerNormGrad");
   kernels(x.device())
-      .layerNormGrad(in, parameter(weight, x, "layerNormGrad", "weight", w), mean, rstd, d, dx,
-                     wantWeight ? View(dw) : View{}, wantBias ? View(db) : View{});
+      .layerNormGrad(in, parameter(weight, x, "layerNormGrad", "weight", w), mean, rstd, d, dsum ? View(more) : View{},
+                     dx, wantWeight ? View(dw) : View{}, wantBias ? View(db) : View{});
   return {dx, dw, db};
 }

@@ -132,14 +132,14 @@ describe.each(cases)('%s [%i, %i] from elements %j', (dtype, rows, n, [xAt, dyAt
 
       const more = held(shape, 5, dtype, dyAt)
       const [dx, dw, db] = centred
-        ? native.layerNormGrad(x.handle, w.handle, stats[0]!, stats[1]!, dy.handle, true, true)
+        ? native.layerNormGrad(x.handle, w.handle, stats[0]!, stats[1]!, dy.handle, more.handle, true, true)
         : native.rmsNormGrad(x.handle, w.handle, stats[0]!, dy.handle, more.handle, true)
       const g = (at: number, i: number) => dy.data[at]! * w.data[i]!
       const gradient = eachRow(rows, n, (at, set, r) => {
         const both = total(n, (i) => g(at(i), i) * hat.data[at(i)]!) / n
         const alone = centred ? total(n, (i) => g(at(i), i)) / n : 0
         for (let i = 0; i < n; i++)
-          set(i, rstd.data[r]! * (g(at(i), i) - alone - hat.data[at(i)]! * both) + (centred ? 0 : more.data[at(i)]!))
+          set(i, rstd.data[r]! * (g(at(i), i) - alone - hat.data[at(i)]! * both) + more.data[at(i)]!)
       })
       close(dx, gradient, dtype, 'dx')
       const columns = (f: (at: number) => number) => ({
@@ -161,18 +161,23 @@ describe.each(cases)('%s [%i, %i] from elements %j', (dtype, rows, n, [xAt, dyAt
         )
     })
 
-  test('rmsNorm of a sum', () => {
-    const [x, r, w] = [held(shape, 1, dtype, xAt), held(shape, 2, dtype, dyAt), held([n], 3, 'float32')]
-    const [sum, y] = native.addRmsNorm(x.handle, r.handle, w.handle, eps)
-    const exact = x.data.map((v, i) => v + r.data[i]!)
-    close(sum, { data: exact, shape }, dtype, 'sum')
-    const stored = numbers(new Tensor(sum))
-    const expected = eachRow(rows, n, (at, set) => {
-      const scale = 1 / Math.sqrt(total(n, (i) => stored[at(i)]! ** 2) / n + eps)
-      for (let i = 0; i < n; i++) set(i, stored[at(i)]! * scale * w.data[i]!)
+  for (const centred of [false, true])
+    test(`${centred ? 'layerNorm' : 'rmsNorm'} of a sum`, () => {
+      const x = held(shape, 1, dtype, xAt, (v, i) => (centred && n > 16 ? 3 + v + (i < 4 ? 40 : 0) : v))
+      const [r, w, b] = [held(shape, 2, dtype, dyAt), held([n], 3, 'float32'), held([n], 4, 'float32')]
+      const [sum, y] = centred
+        ? native.addLayerNorm(x.handle, r.handle, w.handle, b.handle, eps)
+        : native.addRmsNorm(x.handle, r.handle, w.handle, eps)
+      const exact = x.data.map((v, i) => v + r.data[i]!)
+      close(sum, { data: exact, shape }, dtype, 'sum')
+      const stored = numbers(new Tensor(sum))
+      const expected = eachRow(rows, n, (at, set) => {
+        const mean = centred ? total(n, (i) => stored[at(i)]!) / n : 0
+        const scale = 1 / Math.sqrt(total(n, (i) => (stored[at(i)]! - mean) ** 2) / n + eps)
+        for (let i = 0; i < n; i++) set(i, (stored[at(i)]! - mean) * scale * w.data[i]! + (centred ? b.data[i]! : 0))
+      })
+      close(y, expected, dtype, 'y')
     })
-    close(y, expected, dtype, 'y')
-  })
 
   // Rising, so that each part of a row has a larger largest than the one before.
   const rising = (v: number, i: number) => 4 * v + (12 * (i % n)) / n
@@ -258,7 +263,7 @@ test.each([
   const ones = (count: number, value: number) => tensor(new Float64Array(count).fill(value), { dtype: 'float32' })
   // Any statistics: here mean 0.25 and rstd 2.
   const [mean, rstd] = [ones(rows, 0.25), ones(rows, 2)]
-  const [, dw, db] = native.layerNormGrad(x.handle, null, mean.handle, rstd.handle, dy.handle, true, true)
+  const [, dw, db] = native.layerNormGrad(x.handle, null, mean.handle, rstd.handle, dy.handle, null, true, true)
   const [, plain] = native.rmsNormGrad(x.handle, null, rstd.handle, dy.handle, null, true)
   const [forWeight, forBias, forPlain] = [new Float64Array(n), new Float64Array(n), new Float64Array(n)]
   for (let i = 0; i < rows * n; i++) {

@@ -57,13 +57,15 @@ export const families = {
   norm(dtype) {
     for (const [rows, cols] of rowLengths) {
       const x = leaf(randn([rows, cols], { dtype }))
+      const more = leaf(randn([rows, cols], { dtype }))
       const weight = leaf(rand([cols]))
       const bias = leaf(rand([cols]))
       both(ops.rmsNorm(x, weight), [x, weight])
       both(ops.layerNorm(x, weight, bias), [x, weight, bias])
-      const residual = leaf(randn([rows, cols], { dtype }))
-      const { sum, y } = ops.addRmsNorm(x, residual, weight)
-      both(ops.add(sum, y), [x, residual, weight])
+      const { sum, y } = ops.addRmsNorm(x, more, weight)
+      both(ops.add(sum, y), [x, more, weight])
+      const centred = ops.addLayerNorm(x, more, weight, bias)
+      both(ops.add(centred.sum, centred.y), [x, more, weight, bias])
     }
   },
   softmax(dtype) {

@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest'
 import { backward } from '../../lib/grad.ts'
 import { tensor } from '../../lib/ops/create.ts'
-import { addRmsNorm, layerNorm, rmsNorm } from '../../lib/ops/norm.ts'
-import { memory, noGrad, type Tensor } from '../../lib/tensor.ts'
+import { addLayerNorm, addRmsNorm, layerNorm, rmsNorm } from '../../lib/ops/norm.ts'
+import { memory, noGrad, scope, type Tensor } from '../../lib/tensor.ts'
 import { checkOp } from '../check.ts'
 import { anyThreads, expectClose, golden, leaf, noise, numbers } from '../golden.ts'
 import type { Nd } from '../nd.ts'
@@ -98,48 +98,108 @@ describe('rmsNorm', () => {
   })
 })
 
-describe('addRmsNorm', () => {
-  const [x, r, w] = [noise([40, 9], 1), noise([40, 9], 2), noise([9], 3)]
+// Each norm of a sum, and its definition.
+const sums = [
+  {
+    name: 'addRmsNorm',
+    op: (x: Tensor, r: Tensor, w: Tensor | null, _: Tensor | null) => addRmsNorm(x, r, w),
+    of: (sum: Float64Array, w: Float64Array, _: Float64Array) => rmsNormOf(sum, w, 1e-5),
+    biased: false,
+  },
+  {
+    name: 'addLayerNorm',
+    op: (x: Tensor, r: Tensor, w: Tensor | null, b: Tensor | null) => addLayerNorm(x, r, w, b),
+    of: (sum: Float64Array, w: Float64Array, b: Float64Array) => layerNormOf(sum, w, b, 1e-5),
+    biased: true,
+  },
+]
+describe.each(sums)('$name', ({ name, op, of, biased }) => {
+  const [x, r, w, b] = [noise([40, 9], 1), noise([40, 9], 2), noise([9], 3), noise([9], 6)]
   const [dsum, dy] = [noise([40, 9], 4), noise([40, 9], 5)]
   const total = (a: Float64Array) => a.map((v, i) => v + r.data[i]!)
+  const leavesOf = (dtype: 'float64' | 'float32') => [leaf(x, dtype), leaf(r, dtype), leaf(w, dtype), leaf(b, dtype)]
 
   for (const dtype of ['float64', 'float32'] as const)
     for (const used of ['both', 'sum', 'y'] as const)
       test(`sum and norm; gradients arrive at ${used}; ${dtype}`, () => {
-        const leaves = [leaf(x, dtype), leaf(r, dtype), leaf(w, dtype)] as const
-        const { sum, y } = addRmsNorm(...leaves)
+        const [tx, tr, tw, tb] = leavesOf(dtype)
+        const { sum, y } = op(tx!, tr!, tw!, tb!)
         expectClose(sum, { data: total(x.data), shape: x.shape })
-        expectClose(y, { data: rmsNormOf(total(x.data), w.data, 1e-5), shape: x.shape })
+        expectClose(y, { data: of(total(x.data), w.data, b.data), shape: x.shape })
         // A user of both, so that one backward brings both gradients.
         if (used !== 'y') backward(sum, leaf(dsum, dtype), { retainGraph: true })
         if (used !== 'sum') backward(y, leaf(dy, dtype))
-        const fromY = differences((v) => rmsNormOf(total(v), w.data, 1e-5), x.data, dy.data)
+        const fromY = differences((v) => of(total(v), w.data, b.data), x.data, dy.data)
         const expected = x.data.map((_, i) => (used === 'y' ? 0 : dsum.data[i]!) + (used === 'sum' ? 0 : fromY[i]!))
-        const near = dtype === 'float64' ? 1e-8 : undefined
-        expectClose(leaves[0].grad, { data: expected, shape: x.shape }, near)
-        expectClose(leaves[1].grad, { data: expected, shape: x.shape }, near)
-        if (used !== 'sum')
-          expectClose(
-            leaves[2].grad,
-            { data: differences((v) => rmsNormOf(total(x.data), v, 1e-5), w.data, dy.data), shape: w.shape },
-            near,
-          )
+        const near = dtype === 'float64' ? 1e-7 : undefined
+        expectClose(tx!.grad, { data: expected, shape: x.shape }, near)
+        expectClose(tr!.grad, { data: expected, shape: x.shape }, near)
+        if (used === 'sum') return expect([tw!.grad, tb!.grad]).toEqual([null, null])
+        const dw = differences((v) => of(total(x.data), v, b.data), w.data, dy.data)
+        expectClose(tw!.grad, { data: dw, shape: w.shape }, near)
+        const db = differences((v) => of(total(x.data), w.data, v), b.data, dy.data)
+        if (biased) expectClose(tb!.grad, { data: db, shape: b.shape }, near)
       })
 
   test('one backward with both gradients', () => {
-    const leaves = [leaf(x), leaf(r), leaf(w)] as const
-    const { sum, y } = addRmsNorm(...leaves)
-    const again = addRmsNorm(sum, y)
+    const [tx, tr, tw, tb] = leavesOf('float64')
+    const { sum, y } = op(tx!, tr!, tw!, tb!)
+    const again = op(sum, y, tw!, tb!)
     backward(again.sum, leaf(dsum))
-    const fromY = differences((v) => rmsNormOf(total(v), w.data, 1e-5), x.data, dsum.data)
-    expectClose(leaves[0].grad, { data: fromY.map((v, i) => v + dsum.data[i]!), shape: x.shape }, 1e-8)
+    const fromY = differences((v) => of(total(v), w.data, b.data), x.data, dsum.data)
+    expectClose(tx!.grad, { data: fromY.map((v, i) => v + dsum.data[i]!), shape: x.shape }, 1e-7)
+  })
+
+  test('without weight, without bias', () => {
+    const [one, zero] = [new Float64Array(9).fill(1), new Float64Array(9)]
+    for (const [weight, bias] of [
+      [null, null],
+      [leaf(w), null],
+      [null, leaf(b)],
+    ] as const) {
+      const tx = leaf(x)
+      const { y } = op(tx, leaf(r), weight, bias)
+      const [u, v] = [weight ? w.data : one, bias ? b.data : zero]
+      expectClose(y, { data: of(total(x.data), u, v), shape: x.shape })
+      backward(y, leaf(dy))
+      expectClose(tx.grad, { data: differences((a) => of(total(a), u, v), x.data, dy.data), shape: x.shape }, 1e-7)
+    }
   })
 
   test('errors name both sides', () => {
-    expect(() => addRmsNorm(tensor([[1, 2]]), tensor([1, 2]))).toThrow(
-      'residual is float32 [2] but x is float32 [1, 2]',
+    expect(() => op(tensor([[1, 2]]), tensor([1, 2]), null, null)).toThrow(
+      `${name}: residual is float32 [2] but x is float32 [1, 2]`,
+    )
+    expect(() => op(tensor([[1, 2]]), tensor([[1, 2]]), tensor([1]), null)).toThrow(
+      `${name}: weight is [1] but rows of x have 2`,
     )
   })
+})
+
+test('a backward pass leaves nothing but the gradients that are wanted', () => {
+  const [x, r, w] = [leaf(noise([3, 5], 1)), leaf(noise([3, 5], 2)), leaf(noise([5], 3))]
+  const frozen = tensor(noise([5], 4).data, { dtype: 'float64' })
+  const dy = leaf(noise([3, 5], 5))
+  const made = () => {
+    const before = memory().tensors
+    scope(() => {
+      for (const y of [
+        rmsNorm(x, w),
+        rmsNorm(x, frozen),
+        addRmsNorm(x, r, frozen).y,
+        layerNorm(x, w),
+        layerNorm(x, w, frozen),
+        layerNorm(x, frozen),
+        addLayerNorm(x, r, w).y,
+        addLayerNorm(x, r, frozen, frozen).y,
+      ])
+        backward(y, dy)
+    })
+    return memory().tensors - before
+  }
+  made() // the gradients
+  expect(made()).toBe(0)
+  expect(frozen.grad).toBe(null)
 })
 
 describe('layerNorm', () => {
@@ -182,9 +242,10 @@ test('the same bits with any number of threads', () => {
     const leaves = [[3000, 40], [3000, 40], [40], [40]].map((shape, i) => leaf(noise(shape, i), 'float32'))
     const [x, r, w, b] = leaves as [Tensor, Tensor, Tensor, Tensor]
     const { sum, y } = addRmsNorm(x, r, w)
-    backward(layerNorm(y, w, b), leaf(noise([3000, 40], 9), 'float32'), { retainGraph: true })
-    backward(sum, leaf(noise([3000, 40], 10), 'float32'))
-    return [y, ...leaves.map((t) => t.grad)].map(numbers)
+    const again = addLayerNorm(layerNorm(y, w, b), sum, w, b)
+    backward(again.y, leaf(noise([3000, 40], 9), 'float32'), { retainGraph: true })
+    backward(again.sum, leaf(noise([3000, 40], 10), 'float32'))
+    return [again.y, ...leaves.map((t) => t.grad)].map(numbers)
   })
 })
 
@@ -219,6 +280,23 @@ checkOp({
     [[2, 2, 17], [2, 2, 17], [17]],
   ],
   dtypes: ['float64', 'float32'], // the sum is rounded before it is normalised, which the oracle does not do
+})
+checkOp({
+  name: 'addLayerNorm',
+  op: (x, residual, weight, bias) => {
+    const { sum, y } = addLayerNorm(x!, residual!, weight, bias, { eps: 1e-2 })
+    return [sum, y]
+  },
+  oracle: (x, r, w, b) => {
+    const sum = { shape: x!.shape, data: x!.data.map((v, i) => v + r!.data[i]!) }
+    return [sum, { shape: x!.shape, data: layerNormOf(sum.data, w!.data, b!.data, 1e-2) }]
+  },
+  cases: [
+    [[3, 7], [3, 7], [7], [7]],
+    [[2, 2, 17], [2, 2, 17], [17], [17]],
+    [[0, 4], [0, 4], [4], [4]],
+  ],
+  dtypes: ['float64', 'float32'], // as for addRmsNorm
 })
 checkOp({
   name: 'layerNorm',
