@@ -131,7 +131,7 @@ export const mutations = [
   },
   // Products on Hopper: copies, descriptors, warpgroups
   {
-    file: 'cuda/gemm_sm90.cu',
+    file: 'cuda/gemm_sm90.cuh',
     why: 'the second half of an operand is read from the middle of the first',
     from: 'operandAt(mem.stage[0].b, turnedB, halfBytes)',
     to: 'operandAt(mem.stage[0].b, turnedB, halfBytes / 2)',
@@ -147,7 +147,7 @@ export const mutations = [
     project: 'cuda-on-cpu-90',
   },
   {
-    file: 'cuda/gemm_sm90.cu',
+    file: 'cuda/gemm_sm90.cuh',
     why: 'results are laid down without the swizzle that the store expects',
     from: 'swizzle128(mine * 128 + j * 32 + half * 16)',
     to: '(mine * 128 + j * 32 + half * 16)',
@@ -155,7 +155,7 @@ export const mutations = [
     project: 'cuda-on-cpu-90',
   },
   {
-    file: 'cuda/gemm_sm90.cu',
+    file: 'cuda/gemm_sm90.cuh',
     why: 'results are overwritten before they have been stored',
     from: 'if (t == 0) waitStoresRead<mayRemain>();',
     to: '',
@@ -163,7 +163,7 @@ export const mutations = [
     project: 'cuda-on-cpu-90',
   },
   {
-    file: 'cuda/gemm_sm90.cu',
+    file: 'cuda/gemm_sm90.cuh',
     why: 'a warpgroup does not wait for its turn',
     from: '      mem.goes[group].wait(goes);\n',
     to: '',
@@ -171,7 +171,7 @@ export const mutations = [
     project: 'cuda-on-cpu-90',
   },
   {
-    file: 'cuda/gemm_sm90.cu',
+    file: 'cuda/gemm_sm90.cuh',
     why: 'accumulators are read while a product is under way',
     from: 'waitProducts<0>();',
     to: 'waitProducts<1>();',
@@ -187,7 +187,7 @@ export const mutations = [
     project: 'cuda-on-cpu-90',
   },
   {
-    file: 'cuda/gemm_sm90.cu',
+    file: 'cuda/gemm_sm90.cuh',
     why: 'the first product adds to what the registers held',
     from: 'i > 0 || k > 0)',
     to: 'true)',
