@@ -142,5 +142,12 @@ __device__ __forceinline__ uint32_t packTwo(float low, float high) {
   return (uint32_t)T(low).bits | (uint32_t)T(high).bits << 16;
 #endif
 }
+template <class T>
+__device__ __forceinline__ void unpackTwo(uint32_t both, float& low, float& high) {
+  T first, second;
+  first.bits = (uint16_t)both, second.bits = (uint16_t)(both >> 16);
+  low = (float)first;
+  high = DtypeOf<T>::value == Dtype::bfloat16 ? floatFromBits(both & 0xffff0000) : (float)second;
+}
 
 }  // namespace cuda

@@ -64,6 +64,14 @@ __device__ __forceinline__ void pinRegisters([[maybe_unused]] float (&d)[n]) {
   for (int i = 0; i < n; i++) asm volatile("" : "+f"(d[i])::"memory");
 #endif
 }
+// The same for registers that a product reads: until here they are its own.
+template <int n>
+__device__ __forceinline__ void pinRegisters([[maybe_unused]] uint32_t (&a)[n][4]) {
+#ifdef __CUDACC__
+#pragma unroll
+  for (int i = 0; i < n * 4; i++) asm volatile("" : "+r"(a[i / 4][i % 4])::"memory");
+#endif
+}
 
 // Four 8 x 8 matrices of 16-bit elements into shared memory: lane 8 i + j points at row j of matrix i (16 bytes), and
 // r[i] of lane 4 g + t holds elements 2t and 2t + 1 of its row g.
@@ -113,6 +121,17 @@ __device__ __forceinline__ void storeMatrices(void* row, const uint32_t (&r)[4])
       "}" \
       : __VA_ARGS__ \
       : "l"(a), "l"(b), "r"((int)accumulate), "n"((int)turnedA), "n"((int)turnedB))
+// a in registers
+#define WGMMA_HELD(N, TYPE, LIST, A0, A1, A2, A3, B, KEEP, TURN_B, ...) \
+  asm volatile( \
+      "{\n" \
+      ".reg .pred p;\n" \
+      "setp.ne.b32 p, %" KEEP ", 0;\n" \
+      "wgmma.mma_async.sync.aligned.m64n" N "k16.f32." TYPE "." TYPE " {" LIST "}, {%" A0 ", %" A1 ", %" A2 ", %" A3 "}, %" B \
+      ", p, 1, 1, %" TURN_B ";\n" \
+      "}" \
+      : __VA_ARGS__ \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)accumulate), "n"((int)turnedB))
 #define WGMMA_TYPES(N, LIST, A, B, KEEP, TURN_A, TURN_B, ...) \
   if constexpr (std::is_same_v<T, bf16>) \
     WGMMA(N, "bf16", LIST, A, B, KEEP, TURN_A, TURN_B, __VA_ARGS__); \
@@ -121,17 +140,22 @@ __device__ __forceinline__ void storeMatrices(void* row, const uint32_t (&r)[4])
 // clang-format on
 #endif
 
+#ifndef __CUDACC__
+template <class T>
+float widenedHere(uint16_t bits) {
+  T x;
+  x.bits = bits;
+  return (float)x;
+}
+#endif
+
 // One step of 16 along the depth. accumulate false: d is set, what it held does not matter. d may not be touched until
 // the product has been waited for.
 template <class T, bool turnedA, bool turnedB, int half>
 __device__ __forceinline__ void addProduct(float (&d)[half], uint64_t a, uint64_t b, bool accumulate) {
   static_assert(half == 32 || half == 64 || half == 96 || half == 128, "n is 64, 128, 192 or 256");
 #ifndef __CUDACC__
-  emulator::issueWgmma({d, a, b, accumulate, turnedA, turnedB, half * 2, [](uint16_t bits) {
-                          T x;
-                          x.bits = bits;
-                          return (float)x;
-                        }});
+  emulator::issueWgmma({d, a, b, accumulate, turnedA, turnedB, half * 2, widenedHere<T>});
 #elif defined(HAS_SM90A)
   if constexpr (half == 32) {
     WGMMA_TYPES("64", WGMMA_D32, "32", "33", "34", "35", "36", WGMMA_F32(0));
@@ -143,6 +167,24 @@ __device__ __forceinline__ void addProduct(float (&d)[half], uint64_t a, uint64_
     WGMMA_TYPES("256", WGMMA_D128, "128", "129", "130", "131", "132", WGMMA_F32(0), WGMMA_F32(32), WGMMA_F32(64),
                 WGMMA_F32(96));
   }
+#else
+  __trap();
+#endif
+}
+
+// The same with a in registers: each warp holds its 16 rows as `a` of device/mma.cuh. After they were written
+// fenceProducts() has to come, and they may be written again once the product has been waited for.
+template <class T, bool turnedB>
+__device__ __forceinline__ void addProduct(float (&d)[128], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+#ifndef __CUDACC__
+  emulator::issueWgmma({d, 0, b, accumulate, false, turnedB, 256, widenedHere<T>, a});
+#elif defined(HAS_SM90A)
+  if constexpr (std::is_same_v<T, bf16>)
+    WGMMA_HELD("256", "bf16", WGMMA_D128, "128", "129", "130", "131", "132", "133", "134", WGMMA_F32(0), WGMMA_F32(32),
+               WGMMA_F32(64), WGMMA_F32(96));
+  else
+    WGMMA_HELD("256", "f16", WGMMA_D128, "128", "129", "130", "131", "132", "133", "134", WGMMA_F32(0), WGMMA_F32(32),
+               WGMMA_F32(64), WGMMA_F32(96));
 #else
   __trap();
 #endif

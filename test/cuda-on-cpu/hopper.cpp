@@ -33,7 +33,7 @@ struct Held {  // an accumulator that products in flight own
   int inFlight = 0;
 };
 struct Lane {
-  bool fenced = false;
+  bool fenced = false, groupFenced = false;  // since accumulators were last free; since the last group
   std::vector<Wgmma> open;
   std::vector<std::vector<Wgmma>> groups;
   std::map<float*, Held> held;
@@ -134,13 +134,30 @@ struct Operand {
 int rowOf(int l, int i) { return l / 32 * 16 + l % 32 / 4 + i / 2 % 2 * 8; }
 int colOf(int l, int i) { return i / 4 * 8 + l % 4 * 2 + i % 2; }
 
+// The operand a, where the lanes hold it: two neighbours a register.
+void readHeld(Warpgroup& group, size_t g, size_t which, float (&a)[64][16]) {
+  for (int l = 0; l < warpgroupLanes; l++) {
+    const Wgmma& op = group.lanes[l].groups[g][which];
+    if (std::memcmp(op.issued, op.held, sizeof op.issued))
+      fail("wgmma: the registers of its operand were written before it was waited for");
+    for (int i = 0; i < 8; i++)
+      a[l / 32 * 16 + l % 32 / 4 + i / 2 % 2 * 8][l % 4 * 2 + i / 4 * 8 + i % 2] =
+          op.widen((uint16_t)(op.issued[i / 2] >> i % 2 * 16));
+  }
+}
+
 void multiply(Warpgroup& group, size_t g, size_t which) {
   const Wgmma& op = group.lanes[0].groups[g][which];
   static float a[64][16], b[16][256], d[64][256];
-  const Operand left(op.a, op.turnedA), right(op.b, op.turnedB);
-  for (int k = 0; k < 16; k++) {
-    for (int i = 0; i < 64; i++) a[i][k] = left.at(i, k, op.widen);
+  const Operand right(op.b, op.turnedB);
+  for (int k = 0; k < 16; k++)
     for (int j = 0; j < op.n; j++) b[k][j] = right.at(j, k, op.widen);
+  if (op.held) {
+    readHeld(group, g, which, a);
+  } else {
+    const Operand left(op.a, op.turnedA);
+    for (int i = 0; i < 64; i++)
+      for (int k = 0; k < 16; k++) a[i][k] = left.at(i, k, op.widen);
   }
   for (int l = 0; l < warpgroupLanes; l++) {
     const auto& value = group.lanes[l].held[group.lanes[l].groups[g][which].d].value;
@@ -273,7 +290,10 @@ void waitBulk(int mayRemain) {
 }
 void fenceProxy() { current->fenced = true; }
 
-void fenceWgmma() { warpgroup().lanes[warpgroupLane()].fenced = true; }
+void fenceWgmma() {
+  Lane& lane = warpgroup().lanes[warpgroupLane()];
+  lane.fenced = lane.groupFenced = true;
+}
 
 void issueWgmma(const Wgmma& op) {
   Lane& lane = warpgroup().lanes[warpgroupLane()];
@@ -287,11 +307,15 @@ void issueWgmma(const Wgmma& op) {
   }
   held.inFlight++;
   lane.open.push_back(op);
+  if (!op.held) return;
+  if (!lane.groupFenced) fail("wgmma: the registers of its operand were not fenced");
+  std::memcpy(lane.open.back().issued, op.held, sizeof op.issued);
 }
 void commitWgmma() {
   Lane& lane = warpgroup().lanes[warpgroupLane()];
   lane.groups.push_back(std::move(lane.open));
   lane.open.clear();
+  lane.groupFenced = false;
 }
 void waitWgmma(int mayRemain) {
   Warpgroup& group = warpgroup();

@@ -39,9 +39,11 @@ struct Wgmma {
   bool accumulate, turnedA, turnedB;
   int n;
   float (*widen)(uint16_t bits);
+  const uint32_t* held = nullptr;  // a in registers
+  uint32_t issued[4] = {};         // what they were
   bool operator==(const Wgmma& o) const {
-    return a == o.a && b == o.b && accumulate == o.accumulate && turnedA == o.turnedA && turnedB == o.turnedB &&
-           n == o.n && widen == o.widen;
+    return !held == !o.held && a == o.a && b == o.b && accumulate == o.accumulate && turnedA == o.turnedA &&
+           turnedB == o.turnedB && n == o.n && widen == o.widen;
   }
 };
 void fenceWgmma();
