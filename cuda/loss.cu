@@ -123,21 +123,21 @@ __global__ void __launch_bounds__(512)
   });
 }
 
-// Of rows of logits that lie `step` apart: their losses, and if share is given their gradients of type T, as far apart,
-// which may take the place of the logits. A row that stays in registers is read once.
+// Of rows of logits that lie `step` apart: their losses, and if share is given their gradients of type T, which take
+// the place of the logits: those of 16 bits the first half of each row. A row that stays in registers is read once.
 template <class C, class T, int held, bool whole>
 __global__ void __launch_bounds__(held == 8 ? 768 : 1024)
-    finishRowsKernel(const C* logits, int64_t step, Targets targets, int64_t first, int64_t rows, int width,
-                     const C* share, T* gradients, C* losses, Failure failure) {
+    finishRowsKernel(C* logits, int64_t step, Targets targets, int64_t first, int64_t rows, int width, const C* share,
+                     C* losses, Failure failure) {
   constexpr int size = perPack<C>;
   Team<Sums<C>> team(width, sharedMemory<typename Team<Sums<C>>::Shared>());
   const int64_t row = team.row(), n = targets.classes;
-  const C* start = logits + row * step;
+  C* start = logits + row * step;
   const int shift = Row<C, whole>::shiftOf(start);
   const int64_t target = row < rows ? targets.at(first + row) : 0;
   Gradient<C> gradient(targets, target);
   const Row<C, whole> in(start, row < rows && gradient.valid ? (int)n : 0, shift);
-  const Row<T, whole, size> out(gradients + row * step, row < rows ? (int)n : 0, shift);
+  const Row<T, whole, size> out((T*)start, row < rows ? (int)n : 0, shift);
   // Before the team joins its sums, and so before anybody can overwrite it.
   const C chosen = row < rows && gradient.valid ? start[target] : C(NAN);
   Words<C, size> v[held];
@@ -151,14 +151,25 @@ __global__ void __launch_bounds__(held == 8 ? 768 : 1024)
   gradient.share = *share;
   gradient.largest = sums.largest;
   gradient.scale = gradient.share / sums.total();
-  eachPart<whole, held>(out, team.rank, width, [&](int part) {
-    if (!whole) loadPart(v, in, part, width);
+  auto store = [&](int part) {
 #pragma unroll
     for (int k = 0; k < held; k++) {
       const int pack = part + k * width;
       out.store(pack, Words<T, size>::from([&](int j) { return gradient.of(v[k][j], out.column(pack) + j); }));
     }
-  });
+  };
+  if constexpr (whole) {
+    store(team.rank);
+  } else {
+    // As many turns for all threads of the block, so that they can wait for each other: a narrow gradient is written
+    // over logits of this part and of parts before it, which others must have read.
+    const int packs = (int)((n + 2 * size - 2) / size);
+    for (int part = team.rank; part - team.rank < packs; part += held * width) {
+      loadPart(v, in, part, width);
+      if (sizeof(T) < sizeof(C)) __syncthreads();
+      store(part);
+    }
+  }
 }
 
 template <class C>
@@ -184,8 +195,8 @@ void linear(View x, View weight, const Targets& targets, View logits, View loss,
   using C = Compute<T>;
   const char* op = "linearCrossEntropy";
   const int64_t rows = x.shape[0], most = logits.shape[0], step = logits.stride[0];
-  const bool wanted = dx.given() || dweight.given(), inPlace = std::is_same_v<T, C>;
-  const Scratch losses(rows * sizeof(C)), share(sizeof(C)), apart(inPlace || !wanted ? 0 : most * step * sizeof(T));
+  const bool wanted = dx.given() || dweight.given();
+  const Scratch losses(rows * sizeof(C)), share(sizeof(C));
   const Failure failed = failure(sentence::targetOfClasses, op);
   if (wanted) meanLoss<C>(nullptr, targets, rows, nullptr, {}, share.as<C>(), op);
   for (int64_t first = 0; first < rows; first += most) {
@@ -193,13 +204,13 @@ void linear(View x, View weight, const Targets& targets, View logits, View loss,
     const View part = rowsFrom(x, first, count), z = rowsFrom(logits, 0, count);
     View dz = z;
     dz.dtype = x.dtype;
-    if (!inPlace) dz.data = apart.as<T>();
+    dz.stride[0] = step * (int64_t)(sizeof(C) / sizeof(T));
     matmul(part, transposed(weight), z, 1, 0);
     const RowPlan plan =
         planRows<C>(op, count, targets.classes, {z.data}, 1024, 768, sizeof(typename Team<Sums<C>>::Shared));
     withPlan<C, true>(plan, [&](auto h) {
       launch(op, finishRowsKernel<C, T, h.held, h.whole>, plan.grid, z.as<C>(), step, targets, first, count, plan.width,
-             wanted ? share.as<C>() : nullptr, dz.as<T>(), losses.as<C>(), failed);
+             wanted ? share.as<C>() : nullptr, losses.as<C>(), failed);
     });
     if (dx.given()) matmul(dz, weight, rowsFrom(dx, first, count), 1, 0);
     if (dweight.given()) matmul(transposed(dz), part, dweight, 1, first ? 1 : 0);

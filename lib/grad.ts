@@ -167,7 +167,7 @@ function walk(
       throw new Error(
         `backward: the graph of ${node.name} has been freed by an earlier backward(); pass { retainGraph: true } there`,
       )
-    const ds = node.backward(arrived)
+    const ds = node.backward(arrived, !options.retainGraph)
     if (ds.length !== node.inputs.length)
       throw new Error(`backward: ${node.name} returned ${ds.length} gradients for ${node.inputs.length} inputs`)
     const sent = ds.map((d, i) => {

@@ -33,7 +33,7 @@ export interface Ops {
   cosGrad(x: Handle, dy: Handle): Handle
   countUpdate(state: Handle): void
   crossEntropy(logits: Handle, targets: Handle, ignore: number): [Handle, Handle]
-  crossEntropyGrad(logits: Handle, targets: Handle, ignore: number, stats: Handle, dy: Handle): Handle
+  crossEntropyGrad(logits: Handle, targets: Handle, ignore: number, stats: Handle, dy: Handle, over: boolean): Handle
   cumsum(x: Handle, axis: number, reverse: boolean): Handle
   deviceOf(x: Handle): number
   div(a: Handle, b: Handle): Handle

@@ -67,8 +67,11 @@ export interface Node {
   /** Tensors besides the inputs that `backward` needs. */
   saved: readonly Tensor[]
   readonly outputs: number
-  /** Gradients of the outputs (null where none arrived) to gradients of the inputs (null where none flows). */
-  backward: ((dys: readonly (Tensor | null)[]) => readonly (Tensor | null)[]) | null
+  /**
+   * Gradients of the outputs (null where none arrived) to gradients of the inputs (null where none flows). `last`: the
+   * graph is freed afterwards.
+   */
+  backward: ((dys: readonly (Tensor | null)[], last: boolean) => readonly (Tensor | null)[]) | null
 }
 
 // What native code tells of the tensors that a call has just returned, one row each: handle, dtype, device, rank, lengths.
@@ -171,7 +174,10 @@ export class Tensor<D extends Dtype = Dtype> {
 
   /** @internal */
   get handle(): Handle {
-    if (this.#disposed) throw new DisposedError('the tensor has been disposed')
+    if (this.#disposed)
+      throw new DisposedError(
+        this.node ? 'the tensor has been given up: its gradient was written over it' : 'the tensor has been disposed',
+      )
     return this.#handle
   }
 
@@ -243,6 +249,13 @@ export class Tensor<D extends Dtype = Dtype> {
     if (this.#owner) this.#owner.tensors[this.#place] = undefined
   }
 
+  /** Gives its memory back, but gradients still flow through it. @internal */
+  giveUp(): void {
+    const { node } = this
+    this.dispose()
+    this.node = node
+  }
+
   #forget(): Handle {
     this.#disposed = true
     this.node = null
@@ -293,17 +306,17 @@ function valueAt(dtype: Dtype, data: ArrayOf[Dtype]): number {
 
 /**
  * Wraps the result of a native call and, when a gradient can flow, remembers how to send it back to the inputs.
- * `saved` lists what `backward` uses besides the inputs, so that a scope keeps it alive.
+ * `saved` lists what `backward` uses besides the inputs, so that a scope keeps it alive; `last` as in `Node`.
  */
 export function record(
   name: string,
   handle: Handle,
   inputs: readonly Tensor[],
-  backward: (dy: Tensor) => readonly (Tensor | null)[],
+  backward: (dy: Tensor, last: boolean) => readonly (Tensor | null)[],
   saved: readonly Tensor[] = [],
 ): Tensor {
   const y = new Tensor(handle)
-  if (recorded(inputs)) y.node = { name, inputs, saved, outputs: 1, backward: ([dy]) => backward(dy!) }
+  if (recorded(inputs)) y.node = { name, inputs, saved, outputs: 1, backward: ([dy], last) => backward(dy!, last) }
   return y
 }
 

@@ -70,10 +70,11 @@
   K(logsumexpGrad, (View x, View y, View dy, View dx))
 
 // The mean over the rows whose target is not `ignore`, 0 if there is none; a target out of range makes it NaN.
-// targets: any integers. stats (rows, 2): the largest logit, and 1 / sum exp(logit - largest).
-// linearCrossEntropy: of the logits x @ weight^T, some rows at a time in `logits` (rows at a time, classes); dx and
-// dweight, where given, are the gradients of the loss. float32 or float64; on cuda x and weight may also be bfloat16,
-// all else then float32, and the rows of logits may lie apart.
+// targets: any integers. stats (rows, 2): the largest logit, and 1 / sum exp(logit - largest). dlogits may be the
+// logits: in place.
+// linearCrossEntropy: of the logits x @ weight^T, some rows at a time in `logits` (rows at a time, classes), which
+// their gradients overwrite; dx and dweight, where given, are the gradients of the loss. float32 or float64; on cuda x
+// and weight may also be bfloat16, all else then float32, and the rows of logits may lie apart.
 #define LOSS_KERNELS(K)                                                                               \
   K(crossEntropy, (View logits, View targets, int64_t ignore, View loss, View stats))                 \
   K(crossEntropyGrad, (View logits, View targets, int64_t ignore, View stats, View dy, View dlogits)) \

@@ -255,7 +255,7 @@ export function loss([rows, classes]: readonly number[], place: Place): Work[] {
   const run = (s: number): Tensor => {
     const { logits, targets } = data[s]!
     const [l, stats] = native.crossEntropy(logits.handle, targets.handle, -100)
-    const d = native.crossEntropyGrad(logits.handle, targets.handle, -100, stats, one.handle)
+    const d = native.crossEntropyGrad(logits.handle, targets.handle, -100, stats, one.handle, false)
     free(l, stats)
     return new Tensor(d)
   }

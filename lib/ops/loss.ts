@@ -12,11 +12,18 @@ export interface CrossEntropyOptions {
  * (float64 for float64 logits).
  * @param logits (.., V)
  * @param targets (..), class numbers as int32, int64 or uint8
+ * @param options.inPlace lets `backward()` write the gradient over the logits, which saves their size in memory, and give
+ * the tensor up: using it afterwards throws. Logits stay as they are where that is not possible: leaves, those that
+ * another tensor shares memory with, and those of a graph that is kept. Default false
  * @throws Error if the shapes do not fit. A target that is neither a class nor `ignoreIndex` makes the result NaN, and the
  * next wait throws, naming its position and value.
  */
-export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): Tensor {
-  const ignore = options.ignoreIndex ?? -100
+export function crossEntropy(
+  logits: Tensor,
+  targets: Tensor,
+  options: CrossEntropyOptions & { inPlace?: boolean } = {},
+): Tensor {
+  const { ignoreIndex: ignore = -100, inPlace = false } = options
   const [loss, statsHandle] = native.crossEntropy(logits.handle, targets.handle, ignore)
   if (!recorded([logits])) {
     native.release(statsHandle)
@@ -27,14 +34,21 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntr
     'crossEntropy',
     loss,
     [logits],
-    (dy) => [new Tensor(native.crossEntropyGrad(logits.handle, targets.handle, ignore, stats.handle, dy.handle))],
+    (dy, last) => {
+      const { handle } = logits
+      const over = inPlace && last && logits.node !== null && !logits.requiresGrad && native.ownsMemory(handle)
+      const d = new Tensor(native.crossEntropyGrad(handle, targets.handle, ignore, stats.handle, dy.handle, over))
+      if (over) logits.giveUp()
+      return [d]
+    },
     [targets, stats],
   )
 }
 
 /**
  * `crossEntropy(x @ weight^T, targets)` without ever holding all the logits: they are made for some rows at a time, and
- * turned into the gradients of x and weight at once (Hsu et al., Liger Kernel, arXiv 2410.10989).
+ * turned in place into their own gradient, and that into those of x and weight, at once (Hsu et al., Liger Kernel,
+ * arXiv 2410.10989).
  * @param x (.., D)
  * @param weight (V, D)
  * @param targets (..), class numbers as int32, int64 or uint8

@@ -28,10 +28,12 @@ OP(LossAndStatistics, crossEntropy, (const Tensor& logits, const Tensor& targets
   return {loss, stats};
 }
 
+// over: writes it over the logits, whose memory the result then shares.
 OP(Tensor, crossEntropyGrad,
-   (const Tensor& logits, const Tensor& targets, int64_t ignore, const Tensor& stats, const Tensor& dy)) {
+   (const Tensor& logits, const Tensor& targets, int64_t ignore, const Tensor& stats, const Tensor& dy, bool over)) {
   check(dy.size() == 1, "crossEntropyGrad: the gradient is ", dy.shape, " but the loss has one element");
-  Tensor dlogits = empty(logits.shape, logits.dtype, logits.device());
+  check(!over || logits.contiguous(), "crossEntropyGrad: the logits should be contiguous to be written over");
+  Tensor dlogits = over ? logits : empty(logits.shape, logits.dtype, logits.device());
   kernels(logits.device())
       .crossEntropyGrad(contiguous(logits), contiguous(targets), ignore, stats, contiguous(dy), dlogits);
   return dlogits;

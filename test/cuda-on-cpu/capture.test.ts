@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import { type Batch, Batches } from '../../lib/data/batches.ts'
 import { memoryTokens } from '../../lib/data/shards.ts'
-import { generate, memory, ops, scope, type Tensor, tensor } from '../../lib/index.ts'
+import { generate, grad, memory, ops, scope, type Tensor, tensor } from '../../lib/index.ts'
 import { native } from '../../lib/native.ts'
 import { Transformer } from '../../lib/nn/transformer.ts'
 import { generatorState, seed, setGeneratorState } from '../../lib/ops/random.ts'
@@ -40,6 +40,37 @@ describe('a graph', () => {
     y.dispose()
     native.destroyGraph(graph)
     expect(() => native.replay(graph)).toThrow('the graph has been destroyed')
+  })
+
+  test('holds the gradient of a cross-entropy in the place of the logits', () => {
+    const [rows, classes] = [64, 4096]
+    const value = (k: number) => new Float32Array(rows).map((_, i) => Math.sin(i + k))
+    const x = tensor(value(0), { shape: [rows, 1], requiresGrad: true })
+    const w = tensor(
+      new Float32Array(classes).map((_, i) => Math.cos(i)),
+      { shape: [classes, 1] },
+    )
+    const targets = tensor(new Int32Array(rows).map((_, i) => 7 * i))
+    const gradient = (inPlace: boolean) =>
+      scope(() => grad(ops.crossEntropy(ops.linear(x, w), targets, { inPlace }), [x])[0]!)
+    const peaks = [false, true].map((inPlace) => {
+      const { graph, made } = record(() => {
+        const before = memory('cuda').inUse
+        native.resetPeak()
+        return { dx: gradient(inPlace), peak: memory('cuda').peak - before }
+      })
+      for (const k of [1, 2]) {
+        native.write(x.handle, value(k))
+        native.replay(graph)
+        const found = made.dx.dataSync()
+        expect(found).toEqual(gradient(false).dataSync())
+        expect(found.some((v) => v !== 0)).toBe(true)
+      }
+      native.destroyGraph(graph)
+      made.dx.dispose()
+      return made.peak
+    })
+    expect(peaks[0]! - peaks[1]!).toBeGreaterThan(0.9 * rows * classes * 4)
   })
 
   test('has memory of its own: what is made between replays does not touch it, nor it that', () => {

@@ -1,9 +1,14 @@
 import { describe, expect, test } from 'vitest'
-import { backward } from '../../lib/grad.ts'
+import { DisposedError } from '../../lib/errors.ts'
+import { backward, checkpoint, grad, valueAndGrad } from '../../lib/grad.ts'
+import { native } from '../../lib/native.ts'
 import { tensor } from '../../lib/ops/create.ts'
+import { add, mul, sigmoid } from '../../lib/ops/elementwise.ts'
 import { crossEntropy, linearCrossEntropy } from '../../lib/ops/loss.ts'
 import { linear } from '../../lib/ops/matmul.ts'
-import { memory, noGrad, type Tensor } from '../../lib/tensor.ts'
+import { sum } from '../../lib/ops/reduce.ts'
+import { reshape } from '../../lib/ops/view.ts'
+import { type Dtype, memory, noGrad, scope, type Tensor } from '../../lib/tensor.ts'
 import { checkOp } from '../check.ts'
 import { anyThreads, expectClose, golden, leaf, noise, numbers } from '../golden.ts'
 import { crossEntropy as crossEntropyOf, differences, rowsOf, softmax } from '../reference.ts'
@@ -105,7 +110,154 @@ describe('crossEntropy', () => {
   })
 })
 
+// What the device held at most while fn ran, beyond what it held before.
+function most(fn: () => void): number {
+  const before = memory().inUse
+  native.resetPeak()
+  scope(fn)
+  return memory().peak - before
+}
+
+describe('crossEntropy in place', () => {
+  const [x, w] = [noise([6, 5], 1), noise([9, 5], 2)]
+  const targets = () => classes([1, 8, -100, 0, 4, 4], [6])
+  const inPlace = { inPlace: true }
+  const made = (dtype: Dtype = 'float32') => {
+    const [tx, tw] = [x, w].map(({ data, shape }) => tensor(data, { shape, dtype, requiresGrad: true }))
+    return { tx: tx!, tw: tw!, logits: linear(tx!, tw!) }
+  }
+
+  test('takes the memory of the logits away from the peak; a block is theirs as long as it did not', () => {
+    const [rows, size] = [128, 4096]
+    const ids = classes(
+      Array.from({ length: rows }, (_, r) => 31 * r),
+      [rows],
+    )
+    const [tx, tw] = [leaf(noise([rows, 4], 1), 'float32'), leaf(noise([size, 4], 2), 'float32')]
+    const step = (options: { inPlace: boolean }) => () => backward(crossEntropy(linear(tx, tw), ids, options))
+    scope(step({ inPlace: false })) // the gradients
+    const [apart, over] = [most(step({ inPlace: false })), most(step(inPlace))]
+    const bytes = rows * size * 4
+    expect(apart).toBeGreaterThan(1.95 * bytes)
+    expect(over).toBeLessThan(1.25 * bytes)
+  })
+
+  test.each(['float64', 'float32', 'bfloat16', 'float16'] as const)('gives the same bits: %s', (dtype) => {
+    const gradients = [false, true].map((over) => {
+      const { tx, tw, logits } = made(dtype)
+      backward(crossEntropy(logits, targets(), { inPlace: over }), tensor([-3], { dtype: 'float32', shape: [] }))
+      expect(logits.disposed).toBe(over)
+      return [numbers(tx.grad), numbers(tw.grad)]
+    })
+    expect(gradients[1]).toEqual(gradients[0])
+    expect(gradients[0]![0]!.some((v) => v !== 0)).toBe(true)
+  })
+
+  test('only where it is asked for, and then nobody can read what was overwritten', () => {
+    const { tx, logits } = made()
+    const before = numbers(logits)
+    backward(crossEntropy(logits, targets()))
+    expect(numbers(logits)).toEqual(before)
+    const again = made()
+    const loss = crossEntropy(again.logits, targets(), inPlace)
+    expect(numbers(again.logits)).toEqual(before)
+    backward(loss)
+    expect(numbers(again.tx.grad)).toEqual(numbers(tx.grad))
+    for (const use of [() => again.logits.dataSync(), () => crossEntropy(again.logits, targets())])
+      expect(use).toThrow('the tensor has been given up: its gradient was written over it')
+  })
+
+  test('leaves alone what others can still see', () => {
+    const { tx, logits } = made()
+    const [before, dx] = [numbers(logits), numbers(grad(crossEntropy(logits, targets()), [tx])[0]!)]
+    const leafLogits = tensor(before, { shape: [6, 9], requiresGrad: true })
+    backward(crossEntropy(leafLogits, targets(), inPlace))
+    expect(numbers(leafLogits)).toEqual(before)
+    // Another view of the memory; a saved result; an argument of valueAndGrad.
+    const viewed = made()
+    const view = reshape(viewed.logits, [54])
+    backward(crossEntropy(viewed.logits, targets(), inPlace))
+    expect([numbers(view), numbers(viewed.logits)]).toEqual([before, before])
+    expect(numbers(viewed.tx.grad)).toEqual(dx)
+    const saved = [false, true].map((over) => {
+      const { tx, logits } = made()
+      backward(crossEntropy(sigmoid(logits), targets(), { inPlace: over }))
+      return numbers(tx.grad)
+    })
+    expect(saved[1]).toEqual(saved[0])
+    const { logits: argument } = made()
+    valueAndGrad((l: Tensor) => crossEntropy(l, targets(), inPlace))(argument)
+    expect(numbers(argument)).toEqual(before)
+  })
+
+  test('waits for the last walk of a graph that is kept', () => {
+    const { tx, logits } = made()
+    const before = numbers(logits)
+    const loss = crossEntropy(logits, targets(), inPlace)
+    backward(loss, undefined, { retainGraph: true })
+    expect(numbers(logits)).toEqual(before)
+    const once = numbers(tx.grad)
+    backward(loss)
+    expect(logits.disposed).toBe(true)
+    expect(numbers(tx.grad)).toEqual(once.map((v) => 2 * v))
+  })
+
+  test('logits with another user have the gradient of both, or an error that says why not', () => {
+    const gradientOf = (over: boolean, other: (logits: Tensor) => Tensor, first: boolean) => {
+      const { tx, logits } = made()
+      const terms = () => [crossEntropy(logits, targets(), { inPlace: over }), other(logits)]
+      const [a, b] = first ? terms() : terms().reverse()
+      backward(add(a!, b!))
+      return numbers(tx.grad)
+    }
+    const errors: string[] = []
+    for (const first of [true, false]) {
+      expect(gradientOf(true, sum, first)).toEqual(gradientOf(false, sum, first))
+      const squares = (l: Tensor) => sum(mul(l, l))
+      try {
+        expect(gradientOf(true, squares, first)).toEqual(gradientOf(false, squares, first))
+      } catch (error) {
+        if (!(error instanceof DisposedError)) throw error
+        errors.push(error.message)
+      }
+    }
+    expect(errors).toEqual(['the tensor has been given up: its gradient was written over it'])
+  })
+
+  test('inside checkpoint, and for logits that are wanted themselves', () => {
+    const plain = made()
+    backward(crossEntropy(plain.logits, targets()))
+    const again = made()
+    backward(checkpoint((a: Tensor) => crossEntropy(linear(a, again.tw), targets(), inPlace), again.tx))
+    expect(numbers(again.tx.grad)).toEqual(numbers(plain.tx.grad))
+    expect(numbers(again.tw.grad)).toEqual(numbers(plain.tw.grad))
+    const { logits } = made()
+    const [wanted] = grad(crossEntropy(made().logits, targets()), [logits])
+    expect(wanted).toBe(null)
+    const [dlogits] = grad(crossEntropy(logits, targets(), inPlace), [logits])
+    const kept = made().logits
+    expect(numbers(dlogits!)).toEqual(numbers(grad(crossEntropy(kept, targets()), [kept])[0]!))
+  })
+})
+
 describe('linearCrossEntropy', () => {
+  // In bfloat16 the products of cuda take bfloat16, and the gradients of the logits fit into half of each row.
+  test.each(['float32', 'bfloat16'] as const)('holds the logits of its rows once: %s', (dtype) => {
+    const [rows, size] = [128, 4096]
+    const [x, w] = [noise([rows, 4], 1), noise([size, 4], 2)].map(({ data, shape }) =>
+      tensor(data, { shape, dtype, requiresGrad: true }),
+    )
+    const ids = classes(
+      Array.from({ length: rows }, (_, r) => 31 * r),
+      [rows],
+    )
+    const step = () => backward(linearCrossEntropy(x!, w!, ids))
+    scope(step)
+    const bytes = rows * size * 4
+    expect(most(step)).toBeGreaterThan(bytes)
+    expect(most(step)).toBeLessThan(1.3 * bytes)
+  })
+
   for (const dtype of ['float64', 'float32'] as const)
     test(`by differences: ${dtype}`, () => {
       const [x, w] = [noise([2, 3, 4], 1), noise([7, 4], 2)]
