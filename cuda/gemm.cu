@@ -195,6 +195,8 @@ void runInParts(const Product& p, const Plan& plan) {
 
 }  // namespace
 
+bool cutsDepth(const Product& p) { return bestPlan(p).parts > 1; }
+
 void multiply(const Product& given) {
   Product p = given;
   uint64_t all = (uintptr_t)p.y | (uintptr_t)p.bias | (uintptr_t)p.pre | (uintptr_t)p.residual | (uint64_t)p.yStep * 2;

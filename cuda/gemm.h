@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "core/matrix.h"
+#include "core/view.h"
 #include "device/failure.cuh"
 #include "math/elementwise.h"
 
@@ -92,8 +93,13 @@ struct Product {
   int64_t partsStride = 0;
 };
 
+// y = x @ w of rows, in order: w as matmul's b, or one for each group of rows if offsets are given.
+Product productOf(const View& x, const View& w, const View& offsets, const View& y, const char* op);
+
 // Makes the product with the kernel that suits it best.
 void multiply(const Product& p);
+// Whether that would cut the depth: there is too little of y for all multiprocessors.
+bool cutsDepth(const Product& p);
 
 // float32 (64 x 64 or 128 x 128 a block) and float64 (64 x 64).
 enum class FloatTile { small, large };

@@ -108,11 +108,16 @@ export interface Ops {
   ownsMemory(x: Handle): boolean
   permute(x: Handle, axes: readonly number[]): Handle
   polyNorm(x: Handle, weight: Handle, bias: Handle, offsets: Handle | null, eps: number): Handle
+  polyNormDown(h: Handle, norms: Handle, weight: Handle, bias: Handle, down: Handle, offsets: Handle | null, eps: number): Handle
+  polyNormDownGrad(dout: Handle, down: Handle, weight: Handle, bias: Handle, offsets: Handle | null, eps: number, h: Handle, norms: Handle): [Handle, Handle, Handle, Handle]
   polyNormGlu(gate: Handle, up: Handle, weight: Handle, bias: Handle, offsets: Handle | null, eps: number): Handle
   polyNormGluGrad(gate: Handle, up: Handle, weight: Handle, bias: Handle, offsets: Handle | null, eps: number, dy: Handle): [Handle, Handle, Handle, Handle]
   polyNormGrad(x: Handle, weight: Handle, offsets: Handle | null, eps: number, dy: Handle): [Handle, Handle, Handle]
+  polyNormUp(x: Handle, up: Handle, order: number, offsets: Handle | null, eps: number): [Handle, Handle]
   polyRelu(x: Handle, weight: Handle, bias: Handle, offsets: Handle | null): Handle
+  polyReluDownGrad(dout: Handle, down: Handle, weight: Handle, offsets: Handle | null, h: Handle): [Handle, Handle, Handle]
   polyReluGrad(x: Handle, weight: Handle, offsets: Handle | null, dy: Handle): [Handle, Handle, Handle]
+  polyReluUp(x: Handle, up: Handle, weight: Handle, bias: Handle, offsets: Handle | null, keep: boolean): [Handle, Handle]
   pow(a: Handle, b: Handle): Handle
   powGrad(first: boolean, a: Handle, b: Handle, dy: Handle): Handle
   powScalar(x: Handle, value: number, first: boolean): Handle

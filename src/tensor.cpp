@@ -48,6 +48,13 @@ Tensor contiguous(const Tensor& x) {
   return y;
 }
 
+Tensor rowsOf(const Tensor& x) {
+  int64_t cols = x.shape.last();
+  if (x.shape.rank == 2) return x;
+  Tensor t = contiguous(x);
+  return window(t, Shape{x.rows(), cols}, Shape{cols, 1}, t.offset);
+}
+
 Tensor cast(const Tensor& x, Dtype dtype) {
   if (x.dtype == dtype) return contiguous(x);
   Tensor y = empty(x.shape, dtype, x.device());

@@ -95,6 +95,8 @@ Tensor window(const Tensor& x, const Shape& shape, const Shape& stride, int64_t 
 
 // x itself if its elements lie in order, else a copy.
 Tensor contiguous(const Tensor& x);
+// x (..., d) as rows (n, d); without a copy if it lies in order, or has two axes.
+Tensor rowsOf(const Tensor& x);
 // x itself if it has the dtype, else a copy. Contiguous.
 Tensor cast(const Tensor& x, Dtype dtype);
 // x with stride 0 along the axes it is repeated on. `op` names the caller in the error.

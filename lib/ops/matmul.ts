@@ -1,6 +1,7 @@
 // Matrix products.
 import { native } from '../native.ts'
-import { type Dtype, gradientInPlace, record, recorded, Tensor } from '../tensor.ts'
+import { record, recorded, Tensor } from '../tensor.ts'
+import { weightGradient } from './gradients.ts'
 import { sumTo } from './reduce.ts'
 
 /**
@@ -63,20 +64,4 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, options:
     pre ? [pre] : [],
   )
   return y
-}
-
-/**
- * Where the gradient of `weight` from operands of a dtype may be added to as it is computed: in that dtype, or unrounded
- * in float32. @internal
- */
-export const gradientSum = (weight: Tensor, dtype: Dtype): Tensor | null =>
-  gradientInPlace(weight, dtype) ?? (dtype === 'float64' ? null : gradientInPlace(weight, 'float32'))
-
-// In place, where there is a gradient already: the product adds to it as it goes.
-function weightGradient(x: Tensor, dy: Tensor, weight: Tensor): Tensor | null {
-  const sum = gradientSum(weight, x.dtype)
-  const handle = native.linearGradWeight(x.handle, dy.handle, sum?.handle ?? null)
-  if (!sum) return new Tensor(handle)
-  native.release(handle)
-  return null
 }

@@ -2,7 +2,7 @@
 // Dropless: N tokens with k experts each are exactly N * k rows, whatever the router chose.
 import { native } from '../native.ts'
 import { record, recordAll, Tensor } from '../tensor.ts'
-import { gradientSum } from './matmul.ts'
+import { groupedWeightGradient } from './gradients.ts'
 
 export interface Routing {
   /** The chosen experts' probabilities (N, k), the largest first. */
@@ -78,19 +78,10 @@ export const groupedMatmul = (x: Tensor, w: Tensor, offsets: Tensor): Tensor =>
     [x, w],
     (dy) => [
       x.tracked ? new Tensor(native.groupedMatmulGradX(dy.handle, w.handle, offsets.handle)) : null,
-      w.tracked ? weightGradient(x, dy, w, offsets) : null,
+      w.tracked ? groupedWeightGradient(x, dy, w, offsets) : null,
     ],
     [offsets],
   )
-
-// In place, where there is a gradient already.
-function weightGradient(x: Tensor, dy: Tensor, w: Tensor, offsets: Tensor): Tensor | null {
-  const sum = gradientSum(w, x.dtype)
-  const handle = native.groupedMatmulGradWeight(x.handle, dy.handle, w.handle, offsets.handle, sum?.handle ?? null)
-  if (!sum) return new Tensor(handle)
-  native.release(handle)
-  return null
-}
 
 /**
  * Brings the experts' rows y (N * k, d) back to their tokens: (N, d), token n's being the sum over j of weights[n, j]

@@ -1,6 +1,7 @@
 // Polynomial activations: PolyReLU, PolyNorm and PolyNorm(gate) * up.
-import { type Handle, native } from '../native.ts'
-import { dtypeCode, record, Tensor } from '../tensor.ts'
+import { native } from '../native.ts'
+import { record, Tensor } from '../tensor.ts'
+import { coefficientGradient } from './gradients.ts'
 
 export interface PolyOptions {
   /**
@@ -12,15 +13,6 @@ export interface PolyOptions {
 export interface PolyNormOptions extends PolyOptions {
   /** Added to each mean square, inside the root. Default 1e-6. */
   eps?: number
-}
-
-// Coefficient gradients come in the type that x is computed in; a parameter may be of another.
-function like(d: Handle, parameter: Tensor): Tensor {
-  const sum = new Tensor(d) // a handle that no Tensor holds would never be freed
-  if (sum.dtype === parameter.dtype) return sum
-  const cast = new Tensor(native.cast(d, dtypeCode(parameter.dtype)))
-  sum.dispose()
-  return cast
 }
 
 /**
@@ -43,7 +35,7 @@ export function polyRelu(x: Tensor, weight: Tensor, bias: Tensor, options: PolyO
     [x, weight, bias],
     (dy) => {
       const [dx, dweight, dbias] = native.polyReluGrad(x.handle, weight.handle, offsets, dy.handle)
-      return [new Tensor(dx), like(dweight, weight), like(dbias, bias)]
+      return [new Tensor(dx), coefficientGradient(dweight, weight), coefficientGradient(dbias, bias)]
     },
     options.offsets ? [options.offsets] : [],
   )
@@ -70,7 +62,7 @@ export function polyNorm(x: Tensor, weight: Tensor, bias: Tensor, options: PolyN
     [x, weight, bias],
     (dy) => {
       const [dx, dweight, dbias] = native.polyNormGrad(x.handle, weight.handle, offsets, eps, dy.handle)
-      return [new Tensor(dx), like(dweight, weight), like(dbias, bias)]
+      return [new Tensor(dx), coefficientGradient(dweight, weight), coefficientGradient(dbias, bias)]
     },
     options.offsets ? [options.offsets] : [],
   )
@@ -108,7 +100,12 @@ export function polyNormGlu(
         eps,
         dy.handle,
       )
-      return [new Tensor(dgate), like(dup, up), like(dweight, weight), like(dbias, bias)]
+      return [
+        new Tensor(dgate),
+        coefficientGradient(dup, up),
+        coefficientGradient(dweight, weight),
+        coefficientGradient(dbias, bias),
+      ]
     },
     options.offsets ? [options.offsets] : [],
   )

@@ -96,14 +96,6 @@ struct Operands {
   }
 };
 
-// x (..., d) as rows; without a copy if it lies in order.
-Tensor rowsOf(const Tensor& x) {
-  int64_t cols = x.shape.last();
-  if (x.shape.rank == 2) return x;
-  Tensor t = contiguous(x);
-  return window(t, Shape{x.rows(), cols}, Shape{cols, 1}, t.offset);
-}
-
 using Two = std::tuple<Tensor, Tensor>;
 
 }  // namespace

@@ -1,16 +1,10 @@
 // PolyReLU, PolyNorm and PolyNorm(gate) * up: which shapes and types are legal, and what is allocated.
+#include "ops/poly.h"
 #include "math/poly.h"
 #include "ops/op.h"
 
-namespace {
-
-// Coefficients in the type that x is computed in.
-struct Set {
-  Tensor weight, bias;
-};
-
-Set checked(const char* op, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-            const std::optional<Tensor>& offsets) {
+Coefficients coefficientsFor(const char* op, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                             const std::optional<Tensor>& offsets) {
   check(isFloat(x.dtype), op, ": x is ", x.dtype, ", but should be a floating-point tensor");
   sameDevice(x, weight, op);
   int64_t sets = 1;
@@ -34,18 +28,20 @@ Set checked(const char* op, const Tensor& x, const Tensor& weight, const std::op
   return {cast(weight, t), cast(*bias, t)};
 }
 
+Tensor gradientOfBias(const Tensor& weight) {
+  return empty({weight.shape.rank == 2 ? weight.shape[0] : 1}, weight.dtype, weight.device());
+}
+
+void checkEps(const char* op, double eps) { check(eps >= 0, op, ": eps is ", eps, ", but should be at least 0"); }
+
+namespace {
+
 View given(const std::optional<Tensor>& offsets) { return offsets ? View(contiguous(*offsets)) : View(); }
 
 void sameShape(const char* op, const Tensor& x, const char* otherName, const Tensor& other, const char* name = "x") {
   sameDevice(x, other, op);
   check(other.shape == x.shape, op, ": ", otherName, " is ", other.shape, " but ", name, " is ", x.shape);
 }
-
-Tensor biasGrad(const Tensor& weight) {
-  return empty({weight.shape.rank == 2 ? weight.shape[0] : 1}, weight.dtype, weight.device());
-}
-
-void checkEps(const char* op, double eps) { check(eps >= 0, op, ": eps is ", eps, ", but should be at least 0"); }
 
 }  // namespace
 
@@ -54,7 +50,7 @@ using GatedWithCoefficients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 OP(Tensor, polyRelu,
    (const Tensor& x, const Tensor& weight, const Tensor& bias, const std::optional<Tensor>& offsets)) {
-  Set set = checked("polyRelu", x, weight, bias, offsets);
+  Coefficients set = coefficientsFor("polyRelu", x, weight, bias, offsets);
   Tensor y = emptyLike(x);
   kernels(x.device()).polyRelu(contiguous(x), set.weight, set.bias, given(offsets), y);
   return y;
@@ -62,16 +58,16 @@ OP(Tensor, polyRelu,
 
 OP(WithCoefficients, polyReluGrad,
    (const Tensor& x, const Tensor& weight, const std::optional<Tensor>& offsets, const Tensor& dy)) {
-  Set set = checked("polyReluGrad", x, weight, std::nullopt, offsets);
+  Coefficients set = coefficientsFor("polyReluGrad", x, weight, std::nullopt, offsets);
   sameShape("polyReluGrad", x, "the gradient", dy);
-  Tensor dx = emptyLike(x), dweight = emptyLike(set.weight), dbias = biasGrad(set.weight);
+  Tensor dx = emptyLike(x), dweight = emptyLike(set.weight), dbias = gradientOfBias(set.weight);
   kernels(x.device()).polyReluGrad(contiguous(x), set.weight, given(offsets), cast(dy, x.dtype), dx, dweight, dbias);
   return {dx, dweight, dbias};
 }
 
 OP(Tensor, polyNorm,
    (const Tensor& x, const Tensor& weight, const Tensor& bias, const std::optional<Tensor>& offsets, double eps)) {
-  Set set = checked("polyNorm", x, weight, bias, offsets);
+  Coefficients set = coefficientsFor("polyNorm", x, weight, bias, offsets);
   checkEps("polyNorm", eps);
   Tensor y = emptyLike(x);
   kernels(x.device()).polyNorm(contiguous(x), set.weight, set.bias, given(offsets), eps, y);
@@ -80,9 +76,9 @@ OP(Tensor, polyNorm,
 
 OP(WithCoefficients, polyNormGrad,
    (const Tensor& x, const Tensor& weight, const std::optional<Tensor>& offsets, double eps, const Tensor& dy)) {
-  Set set = checked("polyNormGrad", x, weight, std::nullopt, offsets);
+  Coefficients set = coefficientsFor("polyNormGrad", x, weight, std::nullopt, offsets);
   sameShape("polyNormGrad", x, "the gradient", dy);
-  Tensor dx = emptyLike(x), dweight = emptyLike(set.weight), dbias = biasGrad(set.weight);
+  Tensor dx = emptyLike(x), dweight = emptyLike(set.weight), dbias = gradientOfBias(set.weight);
   kernels(x.device())
       .polyNormGrad(contiguous(x), set.weight, given(offsets), eps, cast(dy, x.dtype), dx, dweight, dbias);
   return {dx, dweight, dbias};
@@ -91,7 +87,7 @@ OP(WithCoefficients, polyNormGrad,
 OP(Tensor, polyNormGlu,
    (const Tensor& gate, const Tensor& up, const Tensor& weight, const Tensor& bias,
     const std::optional<Tensor>& offsets, double eps)) {
-  Set set = checked("polyNormGlu", gate, weight, bias, offsets);
+  Coefficients set = coefficientsFor("polyNormGlu", gate, weight, bias, offsets);
   sameShape("polyNormGlu", gate, "up", up, "gate");
   checkEps("polyNormGlu", eps);
   Tensor y = emptyLike(gate);
@@ -103,9 +99,10 @@ OP(Tensor, polyNormGlu,
 OP(GatedWithCoefficients, polyNormGluGrad,
    (const Tensor& gate, const Tensor& up, const Tensor& weight, const Tensor& bias,
     const std::optional<Tensor>& offsets, double eps, const Tensor& dy)) {
-  Set set = checked("polyNormGluGrad", gate, weight, bias, offsets);
+  Coefficients set = coefficientsFor("polyNormGluGrad", gate, weight, bias, offsets);
   sameShape("polyNormGluGrad", gate, "the gradient", dy, "gate");
-  Tensor dgate = emptyLike(gate), dup = emptyLike(gate), dweight = emptyLike(set.weight), dbias = biasGrad(set.weight);
+  Tensor dgate = emptyLike(gate), dup = emptyLike(gate), dweight = emptyLike(set.weight),
+         dbias = gradientOfBias(set.weight);
   kernels(gate.device())
       .polyNormGluGrad(contiguous(gate), cast(up, gate.dtype), set.weight, set.bias, given(offsets), eps,
                        cast(dy, gate.dtype), dgate, dup, dweight, dbias);
