@@ -69,7 +69,7 @@ export default defineConfig({
       cudaOnCpu(
         'cuda-on-cpu-90',
         { CUDA_ON_CPU_CAPABILITY: '90', CUDA_ON_CPU_PROCESSORS: '2' },
-        ['test/ops/{matmul,moe}.test.ts', 'test/train/precision.test.ts', 'test/cuda-on-cpu/*.test.ts'],
+        ['test/ops/{matmul,mlp,moe}.test.ts', 'test/train/precision.test.ts', 'test/cuda-on-cpu/*.test.ts'],
         ['test/cuda-on-cpu/{capture,device,memory,once,train}.test.ts'],
       ),
     ],

@@ -1,7 +1,7 @@
 // The dense feed-forward layer: up, activation, down.
 import type { LinearOptions as Epilogue } from '../ops/index.ts'
 import type { Tensor } from '../tensor.ts'
-import { Activation } from './activation.ts'
+import { Activation, joined } from './activation.ts'
 import { type HiddenAct, isGated } from './config.ts'
 import type { Init, TensorKind } from './init.ts'
 import { Linear } from './linear.ts'
@@ -49,6 +49,8 @@ export class Mlp extends Module {
   forward(x: Tensor): { y: Tensor } {
     const activation = fused[this.act_fn.act]
     if (activation) return { y: this.down_proj.forward(this.up_proj.forward(x, { activation })) }
+    const whole = joined(x, this.up_proj.weight, this.down_proj.weight, this.act_fn)
+    if (whole) return { y: whole }
     const up = this.up_proj.forward(x) // (..., F)
     return { y: this.down_proj.forward(this.act_fn.forward(up, this.gate_proj?.forward(x))) }
   }

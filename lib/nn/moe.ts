@@ -2,7 +2,7 @@
 import { full, zeros } from '../ops/create.ts'
 import { add, cast, combine, gatherRows, groupByExpert, groupedMatmul, linear, reshape, route } from '../ops/index.ts'
 import type { Tensor } from '../tensor.ts'
-import { Activation, type ActivationOptions, activate } from './activation.ts'
+import { Activation, type ActivationOptions, activate, joined } from './activation.ts'
 import { type HiddenAct, isGated, isPolynomial } from './config.ts'
 import { type Init, normal, type TensorKind } from './init.ts'
 import { Linear } from './linear.ts'
@@ -139,10 +139,16 @@ export class Moe extends Module {
     const { order, offsets } = groupByExpert(experts, this.gate.weight.shape[0]!)
     const grouped = gatherRows(tokens, order) // (R, D)
     const { up_proj, gate_proj, down_proj, act_fn } = this.experts
-    const up = up_proj.forward(grouped, offsets) // (R, F)
-    const gate = gate_proj?.forward(grouped, offsets)
-    const h = act_fn ? act_fn.forward(up, gate, offsets) : this.act_fn!.forward(up, gate)
-    const chosen = reshape(combine(down_proj.forward(h, offsets), order, weights), x.shape)
+    const { act, eps, weight, bias } = act_fn ?? this.act_fn!
+    const coefficients = { act, eps, weight, bias: bias && reshape(bias, [-1]) }
+    const whole = joined(grouped, up_proj.weight, down_proj.weight, coefficients, offsets)
+    const apart = (): Tensor => {
+      const up = up_proj.forward(grouped, offsets) // (R, F)
+      const gate = gate_proj?.forward(grouped, offsets)
+      const h = act_fn ? act_fn.forward(up, gate, offsets) : this.act_fn!.forward(up, gate)
+      return down_proj.forward(h, offsets)
+    }
+    const chosen = reshape(combine(whole ?? apart(), order, weights), x.shape)
     const y = this.shared_expert ? add(chosen, this.shared_expert.forward(x).y) : chosen
     return { y, routing: { aux, z, shares } }
   }

@@ -106,6 +106,24 @@ export const families = {
       both(ops.linear(a, w, bias, { activation: 'gelu', residual }), [a, w, bias, residual])
     }
   },
+  mlp(dtype) {
+    for (const [rows, width, hidden] of [
+      [3, 7, 9],
+      [150, 40, 264],
+    ])
+      for (const order of [1, 2, 3, 4])
+        for (const experts of [0, 3]) {
+          const lead = experts ? [experts] : []
+          const up = leaf(randn([...lead, hidden, width], { dtype }))
+          const down = leaf(randn([...lead, width, hidden], { dtype }))
+          const [weight, bias] = [leaf(rand([...lead, order])), leaf(rand([experts || 1]))]
+          const offsets = experts ? tensor([0, 1, 1, rows], { dtype: 'int32' }) : null
+          const x = leaf(randn([rows, width], { dtype }))
+          const all = { up, down, weight, bias }
+          both(ops.polyReluMlp(x, all, { offsets }), [x, ...Object.values(all)])
+          both(ops.polyNormMlp(x, all, { offsets }), [x, ...Object.values(all)])
+        }
+  },
   attention(dtype) {
     for (const [t, d] of [
       [5, 32],
