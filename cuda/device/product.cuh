@@ -21,13 +21,15 @@ struct Tiles {
 struct Place {
   int64_t a = 0, b = 0, y = 0;
   int row, col;
+  int band, group = 0;     // the tile's place from above, and whose rows it has
   int rows;                // of this matrix: the tile ends there if not before
   int depth;               // of one product
   int64_t begin = 0, end;  // the steps along the depth that are ours, all the products of the sum in a row
 };
 
-// Adds the position of the i-th product to the offsets.
-__device__ inline void locate(const BatchAxis* axes, int n, int64_t i, int64_t& a, int64_t& b, int64_t& y) {
+// Adds the position of the i-th product to the offsets. I: int where that is enough, for its division is shorter.
+template <class I>
+__device__ inline void locate(const BatchAxis* axes, int n, I i, int64_t& a, int64_t& b, int64_t& y) {
   for (int x = n - 1; x >= 0; x--) {
     const int64_t at = i % axes[x].length;
     i /= axes[x].length;
@@ -86,15 +88,14 @@ __device__ inline bool place(const Product& p, int tileRows, int tileCols, int d
   const int height = tiles.down - top < bandHeight ? tiles.down - top : bandHeight;
   tile -= top * tiles.across;
   at.col = tile / height * tileCols;
-  at.row = (top + tile % height) * tileRows;
+  at.band = top + tile % height;
+  at.row = at.band * tileRows;
   at.rows = p.m, at.depth = p.k;
 
   if (p.grouped != Grouped::no && blockIdx.x == 0 && warp() == 0) checkOffsets(p);
   if (p.grouped == Grouped::rows) {
-    int group, first;
-    if (!findBand(p, tileRows, at.row / tileRows, group, first, at.rows)) return false;
-    at.row = first;
-    at.b = group * p.groupStride;
+    if (!findBand(p, tileRows, at.band, at.group, at.row, at.rows)) return false;
+    at.b = at.group * p.groupStride;
   } else if (p.grouped == Grouped::depth) {
     const int from = clampOffset(p.offsets[batch], p.k), to = clampOffset(p.offsets[batch + 1], p.k);
     at.depth = to > from ? to - from : 0;

@@ -53,8 +53,9 @@ OP(bool, testPolyProduct,
   (poly.step == PolyStep::relu ? p.pre : const_cast<void*&>(poly.h)) = const_cast<void*>(dataOf(beside));
   poly.norms = (const float*)dataOf(norms);
   poly.sums = (float*)const_cast<void*>(dataOf(sums));
-  check(kernel == "sm_90", "testPolyProduct: there is no kernel ", kernel);
-  if (!cuda::polyOnSm90(p)) return false;
-  cuda::gemmPolySm90(p);
+  check(kernel == "sm_80" || kernel == "sm_90", "testPolyProduct: there is no kernel ", kernel);
+  const bool old = kernel == "sm_80";
+  if (!(old ? cuda::polyOnSm80(p) : cuda::polyOnSm90(p))) return false;
+  old ? cuda::gemmPolySm80(p) : cuda::gemmPolySm90(p);
   return true;
 }
