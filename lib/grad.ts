@@ -10,6 +10,7 @@ import {
   dtypeCode,
   isFloating,
   keep,
+  lost,
   type Node,
   nextSerial,
   noGrad,
@@ -63,6 +64,10 @@ class Flow {
   ) {}
 
   send(to: Tensor, d: Tensor): void {
+    if (to.node === lost)
+      throw new Error(
+        'backward: a gradient has to pass a tensor that has been disposed of; dispose of it after backward()',
+      )
     if (this.wanted ? this.wanted.has(to) : to.node === null && to.requiresGrad) {
       // Added at once where there is a gradient already: not all of them need be held until the end.
       if (!this.wanted && to.grad && !to.grad.disposed) native.accumulate(d.handle, to.grad.handle)
@@ -127,12 +132,14 @@ class Flow {
   }
 }
 
-// The nodes that a gradient must pass to reach one of the wanted tensors.
+// The nodes that a gradient must pass to reach one of the wanted tensors, or may have to: nobody knows where those led
+// that have been freed or disposed of.
 function towards(order: readonly Node[], wanted: ReadonlySet<Tensor>): Set<Node> {
   const needed = new Set<Node>()
   for (let i = order.length - 1; i >= 0; i--) {
     const node = order[i]!
-    if (node.inputs.some((t) => wanted.has(t) || (t.node !== null && needed.has(t.node)))) needed.add(node)
+    if (!node.backward || node.inputs.some((t) => wanted.has(t) || (t.node !== null && needed.has(t.node))))
+      needed.add(node)
   }
   return needed
 }

@@ -74,6 +74,9 @@ export interface Node {
   backward: ((dys: readonly (Tensor | null)[], last: boolean) => readonly (Tensor | null)[]) | null
 }
 
+/** The history of what has been disposed of: no gradient can be sent through it. @internal */
+export const lost: Node = { name: 'disposed', inputs: [], saved: [], outputs: 1, backward: null }
+
 // What native code tells of the tensors that a call has just returned, one row each: handle, dtype, device, rank, lengths.
 // Asking for each would cost more than most calls.
 const rowLength = 12
@@ -176,7 +179,9 @@ export class Tensor<D extends Dtype = Dtype> {
   get handle(): Handle {
     if (this.#disposed)
       throw new DisposedError(
-        this.node ? 'the tensor has been given up: its gradient was written over it' : 'the tensor has been disposed',
+        this.node && this.node !== lost
+          ? 'the tensor has been given up: its gradient was written over it'
+          : 'the tensor has been disposed',
       )
     return this.#handle
   }
@@ -258,7 +263,7 @@ export class Tensor<D extends Dtype = Dtype> {
 
   #forget(): Handle {
     this.#disposed = true
-    this.node = null
+    if (this.node) this.node = lost
     return this.#handle
   }
 

@@ -369,6 +369,25 @@ describe('memory', () => {
     y.dispose()
   })
 
+  test('a tensor disposed of too early stops the walk: no gradient goes missing in silence', () => {
+    const x = leaf([1, 2, 3])
+    const [z, unused] = [x.mul(2), x.mul(3)]
+    const y = z.sum().add(x.sum())
+    unused.dispose()
+    backward(y, undefined, { retainGraph: true })
+    expect([...x.grad!.dataSync()]).toEqual([3, 3, 3])
+    z.dispose()
+    for (const walk of [() => grad(y, [x], undefined, { retainGraph: true }), () => backward(y)])
+      expect(walk).toThrow('backward: a gradient has to pass a tensor that has been disposed of')
+  })
+
+  test('grad of a graph that has been freed is an error, not null', () => {
+    const x = leaf([1, 2, 3])
+    const y = x.mul(2).sum()
+    backward(y)
+    expect(() => grad(y, [x])).toThrow('the graph of sum has been freed by an earlier backward()')
+  })
+
   test('accumulating over calls allocates nothing', () => {
     const ps = parameters()
     const x = rand([16, 8])

@@ -71,6 +71,28 @@ export const mutations = [
     test: here('poly'),
     project: 'cuda-on-cpu-90',
   },
+  // Rows
+  {
+    file: 'cuda/loss.cu',
+    why: 'a narrow gradient is written over logits that others still have to read',
+    from: 'if (sizeof(T) < sizeof(C)) __syncthreads();',
+    to: '',
+    test: here('rows'),
+  },
+  {
+    file: 'cuda/norm.cu',
+    why: 'the second read of a long row leaves the residual out',
+    from: 'Row<T, whole>((a.residual ? a.sum : a.x) + at',
+    to: 'Row<T, whole>(a.x + at',
+    test: here('rows'),
+  },
+  {
+    file: 'cuda/norm.cu',
+    why: "the mean of a sum's row is near the mean of x, not of the sum",
+    from: '    take(team.rank);\n',
+    to: '    loadPart(v, x, team.rank, a.width);\n',
+    test: here('rows'),
+  },
   // Experts
   {
     file: 'cuda/moe_group.cu',
