@@ -14,15 +14,15 @@ export interface BenchOptions {
   device: Device
   dtype: BenchDtype
   cases: readonly (CaseName | 'overhead')[]
-  /** Lengths of one shape, as `8192x8256`; default those of the case. */
-  shape?: string
+  /** Lengths of one shape for a case, as `8192x8256`; default those of the case. `copy` and `gemm` also give the ceilings. */
+  shapes?: Partial<Record<CaseName, string>>
   /** Measure PyTorch and what runs on it, in turns with ours. */
   peers?: boolean
   rounds?: number
-  /** Shapes that the ceilings are measured at; default those of the cases `copy` and `gemm`. */
-  ceilingShapes?: { copy?: string; gemm?: string }
   /** Told of each piece of work as it is done. */
   onFigures?: (figures: Figures) => void
+  /** Told of a case whose result is wrong, or that fails; the others go on. Without it the first one ends everything. */
+  onFailure?: (name: CaseName, error: Error) => void
 }
 
 /** What a benchmark found, and on what. */
@@ -59,34 +59,38 @@ async function startPeers(device: Device): Promise<[Record<string, Peer>, PeerHe
  * @throws Error when a result is wrong, or a peer is asked for and not there
  */
 export async function bench(options: BenchOptions): Promise<BenchResult> {
-  const { device, dtype, rounds, shape } = options
+  const { device, dtype, rounds, shapes } = options
   const [peers, peer] = options.peers ? await startPeers(device) : [{}, undefined]
   const place = { device, dtype }
   const figures: Figures[] = []
-  const run = async (name: CaseName, asked: string | undefined): Promise<Figures[]> => {
+  const run = async (name: CaseName): Promise<Figures[]> => {
     const found: Figures[] = []
-    for (const make of worksOf(name, place, asked))
-      await scope(async () => {
-        for (const work of make()) {
-          const one = await measure(work, { device, peers, ...(rounds && { rounds }) })
-          found.push(one)
-          if (options.cases.includes(name)) options.onFigures?.(one)
-        }
-      })
+    try {
+      for (const make of worksOf(name, place, shapes?.[name]))
+        await scope(async () => {
+          for (const work of make()) {
+            const one = await measure(work, { device, peers, ...(rounds && { rounds }) })
+            found.push(one)
+            if (options.cases.includes(name)) options.onFigures?.(one)
+          }
+        })
+    } catch (error) {
+      if (!options.onFailure) throw error
+      options.onFailure(name, error as Error)
+    }
     return found
   }
   try {
     // The ceilings are our own best copy and product in this run, or a peer's where it is faster.
     const best = (of: Figures[], value: (f: Figures) => number): number =>
-      Math.max(...of.map((f) => value(f) / Math.min(1, ...Object.values(f.beside).map((b) => b.ratio))))
-    const only = options.cases.length === 1 ? shape : undefined
-    const copies = await run('copy', options.cases[0] === 'copy' && only ? only : options.ceilingShapes?.copy)
-    const products = await run('gemm', options.cases[0] === 'gemm' && only ? only : options.ceilingShapes?.gemm)
+      Math.max(0, ...of.map((f) => value(f) / Math.min(1, ...Object.values(f.beside).map((b) => b.ratio))))
+    const copies = await run('copy')
+    const products = await run('gemm')
     const ceilings = { bandwidth: best(copies, (f) => f.bandwidth), rate: best(products, (f) => f.rate) }
     let overheads: Overhead[] | undefined
     for (const name of options.cases) {
       if (name === 'overhead') overheads = await overhead(device)
-      else figures.push(...(name === 'copy' ? copies : name === 'gemm' ? products : await run(name, only)))
+      else figures.push(...(name === 'copy' ? copies : name === 'gemm' ? products : await run(name)))
     }
     const { cuda } = devices()
     const driver = driverVersion()

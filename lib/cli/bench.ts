@@ -53,7 +53,7 @@ export async function benchCommand({ positionals, options }: Arguments<typeof co
     device,
     dtype,
     cases: chosen,
-    ...(shape !== undefined && { shape }),
+    ...(shape !== undefined && { shapes: { [chosen[0]!]: shape } }),
     ...(options.rounds !== undefined && { rounds: options.rounds }),
     peers: options.peers ?? false,
     onFigures: (f) => console.log(line(f)),

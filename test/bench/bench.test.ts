@@ -59,10 +59,9 @@ test('a benchmark finds its ceilings, takes shares of them, and draws its roofli
     device,
     dtype: 'float32',
     cases: ['copy'],
-    shape: '5000',
+    shapes: { copy: '5000', gemm: '16x16x16' },
     rounds: 3,
     onFigures: (f) => seen.push(f.name),
-    ceilingShapes: { gemm: '16x16x16' },
   })
   expect(seen).toEqual(['copy'])
   const [copy] = result.figures
@@ -74,6 +73,16 @@ test('a benchmark finds its ceilings, takes shares of them, and draws its roofli
   expect(svg).toContain('a &lt;machine>'.replace('>', '&gt;'))
   expect(svg.match(/<circle/g)).toHaveLength(1)
   expect(svg).not.toContain('NaN')
+})
+
+test('a case that fails ends the benchmark, or is told of and the others go on', async () => {
+  const shapes = { copy: '100', gemm: '8x8x8', norm: '5', adamw: '100' }
+  const asked = { device, dtype: 'float32', cases: ['norm', 'adamw'], shapes, rounds: 3 } as const
+  await expect(bench(asked)).rejects.toThrow('norm takes rows, columns')
+  const failed: string[] = []
+  const { figures } = await bench({ ...asked, onFailure: (name, error) => failed.push(`${name}: ${error.message}`) })
+  expect(failed).toEqual([expect.stringMatching(/^norm: .*norm takes rows, columns/)])
+  expect(figures.map((f) => f.name)).toEqual(['adamw'])
 })
 
 test('the share of the roof is that of the nearer ceiling', () => {
