@@ -17,7 +17,7 @@ const inOneOrder = [
   'test/{io,train}/*.test.ts',
   'test/{tensor,grad,generate,native,workers}.test.ts',
   'test/bench/bench.test.ts',
-  'test/cuda-on-cpu/{capture,device,memory,once,train}.test.ts',
+  'test/cuda-on-cpu/{capture,device,memory,once,stages,train}.test.ts',
 ]
 // A GPU: here, or asked for by `--project cuda`, which then shows every test as skipped where there is none.
 const gpu = existsSync('/dev/nvidiactl') || process.argv.includes('cuda')
@@ -70,7 +70,7 @@ export default defineConfig({
         'cuda-on-cpu-90',
         { CUDA_ON_CPU_CAPABILITY: '90', CUDA_ON_CPU_PROCESSORS: '2' },
         ['test/ops/{matmul,mlp,moe}.test.ts', 'test/train/precision.test.ts', 'test/cuda-on-cpu/*.test.ts'],
-        ['test/cuda-on-cpu/{capture,device,memory,once,train}.test.ts'],
+        ['test/cuda-on-cpu/{capture,device,memory,once,stages,train}.test.ts'],
       ),
     ],
   },
