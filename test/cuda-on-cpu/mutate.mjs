@@ -74,5 +74,6 @@ for (const m of chosen) {
   console.log(`${caught ? 'caught  ' : 'SURVIVED'}  ${m.file}: ${m.why}`)
   writeFileSync(path, text)
 }
+build() // else the next run, whose copies are older than the last mutant's objects, would begin with that
 console.log(`${chosen.length - survived} of ${chosen.length} mutations were caught`)
 process.exit(survived ? 1 : 0)
