@@ -89,10 +89,12 @@ struct Finisher : Leaving<T> {
   // Before the products.
   __device__ __forceinline__ void begin(const Tile& at) {
     if constexpr (readsH(step)) {
-      if (t != 0) return;
-      waitStoresRead<0>();
-      request(at, 0);
-      if (pieces(at) > 1) request(at, 1);
+      if (t == 0) {
+        waitStoresRead<0>();
+        request(at, 0);
+        if (pieces(at) > 1) request(at, 1);
+      }
+      __syncwarp();
     }
   }
 
@@ -254,7 +256,8 @@ __global__ void __launch_bounds__(threads, 1) polyTurnKernel(const __grid_consta
   constexpr bool turnedB = readsH(step);
   auto& mem = sharedMemory<TurnStorage>();
   const int group = __shfl_sync(~0u, (int)threadIdx.x / 128, 0);
-  if (threadIdx.x < consumers * 2) mem.beside[threadIdx.x / 2][threadIdx.x % 2].init(1);
+  if (threadIdx.x == 0)
+    for (int i = 0; i < consumers * 2; i++) mem.beside[i / 2][i % 2].init(1);
   initBarriers(mem, 1);
   if (group == consumers) {
     runProducer<turnCols, false, turnedB>(w, mem);
@@ -280,20 +283,23 @@ __global__ void __launch_bounds__(threads, 1) polyTurnKernel(const __grid_consta
 template <class T, int R>
 struct RowPolynomials {
   float scale[2], value[2][R + 1];
+  float c[R + 1], norms[2][R + 1];  // of the next tile
 
+  // Long before they are needed.
   __device__ __forceinline__ void load(const PolyPart& poly, const Tile& at, int row) {
-    float c[R + 1];
     loadCoefficients<R>(poly, at.batch, c);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      float norms[R + 1] = {};
       const int mine = row + resultRow(threadIdx.x % 128, 2 * i);
-      if (mine < at.end) {
 #pragma unroll
-        for (int k = 0; k <= R; k++) norms[k] = poly.norms[(int64_t)mine * (R + 1) + k];
-      }
-      scale[i] = norms[0];
-      poly::valueCoefficients(R, c, norms + 1, value[i]);
+      for (int k = 0; k <= R; k++) norms[i][k] = mine < at.end ? poly.norms[(int64_t)mine * (R + 1) + k] : 0;
+    }
+  }
+  __device__ __forceinline__ void begin() {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      scale[i] = norms[i][0];
+      poly::valueCoefficients(R, c, norms[i] + 1, value[i]);
     }
   }
   // In place.
@@ -344,8 +350,8 @@ struct InsideMultiplier : Leaving<T> {
     return stage;
   }
   // Afterwards the products before these are done, which read `other`.
-  __device__ __forceinline__ void multiply(float (&d)[insideCols / 2], const Held& a, Held& other, int stage,
-                                           bool first) const {
+  __device__ __forceinline__ void issue(float (&d)[insideCols / 2], const Held& a, Held& other, int stage,
+                                        bool first) const {
     const uint64_t b = firstB + stage * (uint64_t)(sizeof(Stage<insideCols>) >> 4);
     fenceProducts();
 #pragma unroll
@@ -359,19 +365,20 @@ struct InsideMultiplier : Leaving<T> {
     if (lane() == 0) mem.empty[stage].arrive();
   }
 
-  __device__ __forceinline__ void tile(const Tile& at) {
-    const int row = at.row + group * 64;
-    polynomials.load(w.p.poly, at, row);
-    float d[insideCols / 2];
+  __device__ __forceinline__ void load(const Tile& at) { polynomials.load(w.p.poly, at, at.row + group * 64); }
+
+  // One that was loaded.
+  __device__ __forceinline__ void multiply(const Tile& at, float (&d)[insideCols / 2]) {
+    polynomials.begin();
     Held even, odd = {};
     int evenStage = prepare(even, at.length), oddStage = 0, last;
     for (int i = 0;; i += 2) {
-      multiply(d, even, odd, evenStage, i == 0);
+      issue(d, even, odd, evenStage, i == 0);
       if (i > 0) release(oddStage);
       last = evenStage;
       if (i + 1 == at.steps) break;
       oddStage = prepare(odd, at.length - (i + 1) * depth);
-      multiply(d, odd, even, oddStage, false);
+      issue(d, odd, even, oddStage, false);
       release(evenStage);
       last = oddStage;
       if (i + 2 == at.steps) break;
@@ -380,6 +387,10 @@ struct InsideMultiplier : Leaving<T> {
     waitProducts<0>();
     release(last);
     pinRegisters(d);
+  }
+
+  __device__ __forceinline__ void store(const Tile& at, const float (&d)[insideCols / 2]) {
+    const int row = at.row + group * 64;
     if (row >= at.end) return;
 #pragma unroll
     for (int c = 0; c < insideCols; c += 64) {
@@ -404,8 +415,17 @@ __global__ void __launch_bounds__(threads, 1) polyInsideKernel(const __grid_cons
     takeRegisters<232>();
     InsideMultiplier<T, R> multiplier(w, mem, group);
     Walker walker(w, insideCols);
-    Tile at;
-    while (walker.take(at)) multiplier.tile(at);
+    Tile at, next;
+    bool more = walker.take(at);
+    if (more) multiplier.load(at);
+    while (more) {
+      float d[insideCols / 2];
+      multiplier.multiply(at, d);
+      more = walker.take(next);
+      if (more) multiplier.load(next);
+      multiplier.store(at, d);
+      at = next;
+    }
     if (multiplier.t == 0) waitStoresRead<0>();
   }
 #else
