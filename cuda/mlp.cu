@@ -120,10 +120,3 @@ void polyNormDownGrad(View dout, View down, View offsets, View weight, View bias
 }
 
 }  // namespace cuda
-
-namespace cuda {
-__attribute__((weak)) bool polyOnSm80(const Product&) { return false; }
-__attribute__((weak)) bool polyOnSm90(const Product&) { return false; }
-__attribute__((weak)) void gemmPolySm80(const Product&) {}
-__attribute__((weak)) void gemmPolySm90(const Product&) {}
-}  // namespace cuda
