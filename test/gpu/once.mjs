@@ -23,7 +23,7 @@ import { TrainStep } from '../../dist/train/step.js'
 const leaf = (t) => Object.assign(t, { requiresGrad: true })
 const floats = ['float32', 'bfloat16']
 /** Forward and backward of every output. */
-const both = (y, inputs) => grad(y, inputs, randn(y.shape, { dtype: y.dtype }))
+const both = (y, inputs) => grad(y, inputs, randn(y.shape, { dtype: y.dtype }), { retainGraph: true })
 // Rows of a few elements, of one warp, of one block, and longer than a block holds.
 const rowLengths = [
   [3, 7],
