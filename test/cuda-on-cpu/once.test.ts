@@ -25,7 +25,10 @@ function kernelsOf(path: string): Map<number, string> {
 }
 
 test.skipIf(!standIn)('every row is called and every kernel launched', async () => {
-  const [[left, onAny], [, onHopper]] = await Promise.all([run(80, 'Object.keys(families)'), run(90, "['matmul', 'mlp']")])
+  const [[left, onAny], [, onHopper]] = await Promise.all([
+    run(80, 'Object.keys(families)'),
+    run(90, "['matmul', 'mlp']"),
+  ])
   expect(left).toBe('')
   const kernels = kernelsOf(addon!)
   const launched = new Set([...onAny, ...onHopper].map((at) => kernels.get(at)))
