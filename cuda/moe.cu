@@ -57,14 +57,10 @@ __device__ __forceinline__ bool before(const Choice<C>& a, const Choice<C>& b) {
   return a.value > b.value || (a.value == b.value && a.expert < b.expert);
 }
 
-struct Bytes {
-  unsigned char at[1];
-};
-
 // One warp a row at a time, the row in shared memory.
 template <class C>
 __global__ void routeKernel(const C* logits, Routing a, C* weights, int32_t* experts, C* lse, double* sums) {
-  RouteWarp<C> mine(&sharedMemory<Bytes>(), a.experts);
+  RouteWarp<C> mine(sharedArray<unsigned char>(), a.experts);
   for (int e = lane(); e < 2 * a.experts; e += 32) mine.mean[e] = 0;
   double squares = 0;
   const C least = -std::numeric_limits<C>::infinity();
@@ -109,7 +105,7 @@ __global__ void routeKernel(const C* logits, Routing a, C* weights, int32_t* exp
   __syncthreads();
   // The warps' sums in the order of the warps.
   double* out = sums + (int64_t)blockIdx.x * routeSums(a.experts);
-  double* all = (double*)&sharedMemory<Bytes>();
+  double* all = sharedArray<double>();
   for (int i = threadIdx.x; i < 2 * a.experts; i += blockDim.x) {
     double sum = 0;
     for (int w = 0; w < warps(); w++) sum += all[(int64_t)w * 2 * a.experts + i];
@@ -160,7 +156,7 @@ int warpsThatFit(size_t bytes, int most, const char* op, int experts) {
 template <class C>
 __global__ void routeGradKernel(const C* logits, const int32_t* experts, const C* lse, const C* shares,
                                 const C* dweights, const C* daux, const C* dz, C* dlogits, Routing a) {
-  C* d = (C*)&sharedMemory<Bytes>() + (int64_t)warp() * a.experts;
+  C* d = sharedArray<C>() + (int64_t)warp() * a.experts;
   const int row = blockIdx.x * warps() + warp();
   if (row >= a.rows) return;  // whole warps, and there is no barrier
   const C ofAux = daux ? *daux * (C)a.experts / (C)a.rows : C(0);

@@ -15,10 +15,6 @@ namespace {
 // Assignments of a block: `rounds` times one a thread.
 constexpr int threads = 256, rounds = 4, chunk = threads * rounds;
 
-struct Counts {
-  int at[1];
-};
-
 // An expert that is out of range counts as the first one.
 __device__ __forceinline__ int expertOf(const int32_t* experts, int i, int count) {
   const int e = experts[i];
@@ -28,7 +24,7 @@ __device__ __forceinline__ int expertOf(const int32_t* experts, int i, int count
 // One block a chunk: how many of its assignments each expert got. counts (experts, blocks).
 __global__ void __launch_bounds__(threads)
     countKernel(const int32_t* experts, int n, int count, int* counts, Failure failure) {
-  int* mine = sharedMemory<Counts>().at;
+  int* mine = sharedArray<int>();
   for (int e = threadIdx.x; e < count; e += threads) mine[e] = 0;
   __syncthreads();
   for (int j = 0; j < rounds; j++) {
@@ -79,8 +75,8 @@ __global__ void offsetsKernel(int* counts, int blocks, int count, int32_t* offse
 // One block a chunk, `most` assignments at a time: each goes behind those before it of the same expert.
 __global__ void __launch_bounds__(threads) placeKernel(const int32_t* experts, int n, int count, const int* begins,
                                                        int blocks, const int32_t* offsets, int32_t* order) {
-  int* next = sharedMemory<Counts>().at;  // (experts): where the next of each goes
-  int* here = next + count;               // (warps, experts): of this round, then where each warp's go
+  int* next = sharedArray<int>();  // (experts): where the next of each goes
+  int* here = next + count;        // (warps, experts): of this round, then where each warp's go
   for (int e = threadIdx.x; e < count; e += blockDim.x) next[e] = offsets[e] + begins[(int64_t)e * blocks + blockIdx.x];
   const int end = min(n, (int)(blockIdx.x + 1) * chunk);
   for (int from = blockIdx.x * chunk; from < end; from += blockDim.x) {

@@ -1,6 +1,6 @@
 // Builds the addon (build/Release/polygrad.node) through cmake-js, then writes lib/signatures.ts from what the addon says of itself.
 //   --cuda       with the CUDA backend: for the GPU that is here, or for every supported one where there is none
-//                (POLYGRAD_CUDA_ARCHITECTURES, as CMake writes them, asks for others: `80-real;90a-real`)
+//                (POLYGRAD_CUDA_ARCHITECTURES, as CMake writes them, asks for others: `80-real;90a`)
 //   --no-cuda    without it (default: with it when both nvcc and a GPU are here; POLYGRAD_CUDA=1 or 0 says the same)
 //   --cuda-on-cpu  also build/cuda-on-cpu/polygrad.node, for tests: the CUDA kernels compiled for the CPU
 //   --tests      that alone, leaving the addon as it was built
@@ -35,11 +35,11 @@ function ask(command, ...args) {
   }
 }
 
-/** The CUDA architectures of the GPUs here, as CMake writes them: `90a-real`. */
+/** The CUDA architectures of the GPUs here, as CMake writes them: `90a`, with the PTX that `npm run kernels` reads. */
 function architecturesHere() {
   const found = ask('nvidia-smi', '--query-gpu=compute_cap', '--format=csv,noheader')
   const capabilities = found?.match(/^\d+\.\d+$/gm) ?? []
-  return [...new Set(capabilities.map((c) => `${c.replace('.', '')}${Number(c) >= 9 ? 'a' : ''}-real`))]
+  return [...new Set(capabilities.map((c) => `${c.replace('.', '')}${Number(c) >= 9 ? 'a' : ''}`))]
 }
 
 const { POLYGRAD_CUDA_ARCHITECTURES: wanted } = process.env
@@ -67,6 +67,7 @@ if (existsSync(cache) && !readFileSync(cache, 'utf8').includes(`\nCMAKE_HOME_DIR
 const options = [
   `--CDWITH_CUDA=${cuda ? 'ON' : 'OFF'}`,
   `--CDCUDA_ARCHITECTURES=${cuda ? architectures.join(';') : ''}`,
+  `--CDREADABLE_PTX=${flags.has('--prebuild') ? 'OFF' : 'ON'}`,
   ...(cuda && nvcc !== 'nvcc' ? [`--CDCMAKE_CUDA_COMPILER=${nvcc}`] : []),
 ]
 const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(availableParallelism())
