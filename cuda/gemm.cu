@@ -109,10 +109,10 @@ struct Plan {
 Plan bestPlan(const Product& p, bool onSm90 = true) {
   const bool plain = p.type == Dtype::float32 || p.type == Dtype::float64;
   const TileCost* tiles = plain ? floatTiles : tensorTiles;
-  const int count = plain                                 ? (p.type == Dtype::float64 ? 1 : 2)
-                    : smallTileOnly(p)                    ? 1
-                    : onSm90 && device().capability == 90 ? 5
-                                                          : tilesOfSm80;
+  const int count = plain                           ? (p.type == Dtype::float64 ? 1 : 2)
+                    : smallTileOnly(p)              ? 1
+                    : onSm90 && device().warpgroups ? 5
+                                                    : tilesOfSm80;
   const int processors = device().processors;
   Plan best;
   for (int i = 0; i < count; i++) {

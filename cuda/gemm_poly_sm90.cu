@@ -453,7 +453,7 @@ struct Sources {
 // What the copy engine is to do; false: it cannot, or there is no kernel for this product.
 bool sourcesOf(const Product& p, Sources& s) {
   const PolyPart& poly = p.poly;
-  if (poly.step == PolyStep::none || device().capability != 90 || p.out != p.type) return false;
+  if (poly.step == PolyStep::none || !device().warpgroups || p.out != p.type) return false;
   if (p.type == Dtype::bfloat16 ? poly.order < 2 || poly.order > mostOrder
                                 : p.type != Dtype::float16 || poly.order != 3)
     return false;

@@ -257,7 +257,7 @@ void launchCols(const Work& w, bool turnedA, bool turnedB) {
 bool gemmSm90(const Product& product, int cols) {
   Work w{};
   Product& p = w.p = product;
-  if (device().capability != 90 || (p.type != Dtype::bfloat16 && p.type != Dtype::float16)) return false;
+  if (!device().warpgroups || (p.type != Dtype::bfloat16 && p.type != Dtype::float16)) return false;
   if (p.m < 32 || p.n < 32 || p.k < 16) return false;
   const bool turnedA = p.a.transposed, turnedB = !p.b.transposed;
   if (p.grouped == Grouped::rows && turnedA) return false;

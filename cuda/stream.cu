@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "architectures.h"
 #include "core/check.h"
 #include "environment.h"
 #include "guard.h"
@@ -69,10 +70,13 @@ CudaReport look() {
     checkCuda(cudaGetDeviceProperties(&properties, i), "cudaGetDeviceProperties");
     found.gpus.push_back({properties.name, properties.totalGlobalMem, capabilityOf(i)});
   }
-  if (found.gpus[0].capability < oldestCapability)
-    found.reason = text("the GPU is too old: ", found.gpus[0].name, " has compute capability ",
-                        text(found.gpus[0].capability / 10, ".", found.gpus[0].capability % 10),
-                        ", but 8.0 (Ampere) or newer is needed");
+  const auto& [name, memory, capability] = found.gpus[0];
+  const std::string which = text(name, " has compute capability ", capability / 10, ".", capability % 10);
+  if (capability < oldestCapability)
+    found.reason = "the GPU is too old: " + which + ", but 8.0 (Ampere) or newer is needed";
+  else if (!imageFor(CUDA_BUILT_FOR, capability).architecture)
+    found.reason = "this build has no kernels for the GPU: " + which + ", but it was built for " +
+                   listed(CUDA_BUILT_FOR) + "; ./setup.sh --cuda on this machine builds for its GPU";
   return found;
 }
 
@@ -115,9 +119,10 @@ cudaStream_t stream() { return mine ? mine->stream : environment().stream; }
 const DeviceInfo& device() {
   static const DeviceInfo info = [] {
     environment();
-    return DeviceInfo{attribute(cudaDevAttrMultiProcessorCount, 0), capabilityOf(0),
-                      (size_t)attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, 0),
-                      (size_t)attribute(cudaDevAttrL2CacheSize, 0)};
+    const Image image = imageFor(CUDA_BUILT_FOR, capabilityOf(0));
+    return DeviceInfo{
+        attribute(cudaDevAttrMultiProcessorCount, 0), image.architecture, image.specific && image.architecture == 90,
+        (size_t)attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, 0), (size_t)attribute(cudaDevAttrL2CacheSize, 0)};
   }();
   return info;
 }

@@ -14,7 +14,8 @@ cudaStream_t stream();  // of the calling thread; made at first use
 
 struct DeviceInfo {
   int processors;      // streaming multiprocessors
-  int capability;      // 80, 89, 90, 100 ...
+  int capability;      // that the kernels it runs were compiled for: 80, 89, 90, 100 ..
+  bool warpgroups;     // whether for the very architecture, sm_90a, so that they may use wgmma
   size_t sharedBytes;  // that a block may ask for
   size_t l2Bytes;
 };

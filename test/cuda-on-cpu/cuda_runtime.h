@@ -23,6 +23,7 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(n) alignas(n)
+#define CUDA_BUILT_FOR emulator::builtFor()
 
 #define threadIdx (emulator::current->index)
 #define blockIdx (emulator::current->block->index)

@@ -24,6 +24,11 @@ const lacking: [what: string, env: Record<string, string>, reason: RegExp][] = [
   ['no driver', { CUDA_ON_CPU_DRIVER: '0' }, /^no NVIDIA driver is loaded on this machine$/],
   ['no device', { CUDA_ON_CPU_DEVICES: '0' }, /driver but no GPU that it offers/],
   ['an old GPU', { CUDA_ON_CPU_CAPABILITY: '75' }, /too old: stand-in for sm_75 .* capability 7\.5, but 8\.0/],
+  [
+    'a GPU that the build is not for',
+    { CUDA_ON_CPU_CAPABILITY: '80', CUDA_ON_CPU_BUILT_FOR: '90a,100-real,120-virtual' },
+    /no kernels for the GPU: .* capability 8\.0, but it was built for sm_90a, PTX of 90a, sm_100, PTX of 120; .*--cuda/,
+  ],
 ]
 onStandIn.each(lacking)('%s: the reason is said, auto takes the CPU, a tensor is refused', async (_, env, reason) => {
   const told = (await inProcess(
@@ -39,6 +44,51 @@ onStandIn.each(lacking)('%s: the reason is said, auto takes the CPU, a tensor is
   expect(told[3]).toMatchObject({ code: 'ERR_DEVICE', message: told[2].message })
   expect(told[4]).toBe(7) // the process goes on
 })
+
+// Machine code runs on later GPUs of its generation, PTX on all later ones, either with an `a` on its own GPU alone.
+const runs: [capability: string, builtFor: string, runs: boolean][] = [
+  ['89', '80-real', true],
+  ['80', '89-real', false],
+  ['90', '80-real,89-real', false],
+  ['90', '80-virtual', true],
+  ['90', '80', true],
+  ['90', '90a-real', true],
+  ['100', '90a', false],
+  ['100', '90-real', false],
+  ['100', '90', true],
+  ['103', '80-real,100-real', true],
+  ['103', '80-real,100a-real', false],
+  ['103', '100f-real', true],
+  ['120', '100f', false],
+  ['121', '80-real,120', true],
+  ['90', 'native', true],
+]
+onStandIn('a build runs on the GPUs that CUDA says it does', async () => {
+  const told = await Promise.all(
+    runs.map(([capability, builtFor]) =>
+      inProcess(
+        { CUDA_ON_CPU_CAPABILITY: capability, CUDA_ON_CPU_BUILT_FOR: builtFor },
+        `const { devices } = await import(new URL('devices.js', library).href)
+         tell(devices().cuda.available)`,
+      ),
+    ),
+  )
+  expect(told).toEqual(runs.map(([, , expected]) => expected))
+})
+
+onStandIn.each(['80', '90-real', '80,90a'])(
+  'a GPU of 9.0 runs products that were compiled for %s',
+  async (builtFor) => {
+    // wgmma is in code for sm_90a alone: elsewhere the emulator refuses it, and a GPU would leave the result as it was.
+    const told = await inProcess(
+      { CUDA_ON_CPU_CAPABILITY: '90', CUDA_ON_CPU_PROCESSORS: '1', CUDA_ON_CPU_BUILT_FOR: builtFor },
+      `const a = polygrad.ones([256, 128], { device: 'cuda', dtype: 'bfloat16' })
+     tell(await outcome(async () => (await polygrad.ops.sum(polygrad.ops.matmul(a, polygrad.ops.transpose(a))).data())[0]))`,
+    )
+    const sum = new Uint16Array([new Uint32Array(new Float32Array([256 * 256 * 128]).buffer)[0]! >>> 16])[0]
+    expect(told).toEqual({ value: sum })
+  },
+)
 
 test('there is one GPU a process: cuda:0 is it, cuda:1 is refused', () => {
   expect(tensor([1], { device: 'cuda:0' }).device).toBe('cuda')

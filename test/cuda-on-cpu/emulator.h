@@ -75,6 +75,7 @@ struct Fiber {
 extern Fiber* current;  // the thread that runs
 
 [[noreturn]] void fail(const std::string& message);  // a breach, of the thread that runs
+std::string builtFor();  // the architectures that the kernels pretend to be compiled for, with commas
 void yield();
 
 // Lets others run until `ready()` holds. It is asked again and again, so it must have no effect.

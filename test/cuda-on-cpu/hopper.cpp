@@ -313,6 +313,8 @@ void fenceWgmma() {
 }
 
 void issueWgmma(const Wgmma& op) {
+  static const bool compiled = builtFor().find("90a") != std::string::npos;
+  if (!compiled) fail("wgmma: it is in code for sm_90a alone, and there is none");
   Lane& lane = warpgroup().lanes[warpgroupLane()];
   Held& held = lane.held[op.d];
   if (!held.inFlight) {

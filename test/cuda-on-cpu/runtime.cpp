@@ -133,6 +133,11 @@ cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& c, std::functio
   return cudaSuccess;
 }
 
+std::string builtFor() {
+  const char* text = std::getenv("CUDA_ON_CPU_BUILT_FOR");
+  return text ? text : "80,90a";
+}
+
 cudaError_t allowShared(const void* kernel, size_t bytes) {
   if (bytes > sharedLimit()) return result(cudaErrorInvalidValue);
   std::lock_guard lock(lockOfKernels);
