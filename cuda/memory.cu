@@ -1,5 +1,6 @@
 // Allocation: each environment has a pool, each graph one of its own. A released block may serve the next allocation of
 // its stream at once, because whatever uses it next is queued behind what used it last.
+#include <algorithm>
 #include <mutex>
 #include <unordered_map>
 
@@ -141,6 +142,14 @@ void nameBlocks(Environment& e, const char* kernel) {
   for (void* data : e.unnamed)
     if (auto at = taken().find(data); at != taken().end()) at->second->firstKernel = kernel;
   e.unnamed.clear();
+}
+
+size_t availableMemory() {
+  environment();
+  size_t free = 0, total = 0;
+  checkCuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  std::lock_guard lock(lockOfPools());
+  return std::min(free, roomLeft()) + memoryStatistics(1).cached;
 }
 
 void trim() {

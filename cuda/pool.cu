@@ -28,9 +28,15 @@ size_t limit() {
   return bytes;
 }
 
+}  // namespace
+
+size_t roomLeft() { return limit() > reserved ? limit() - reserved : 0; }
+
+namespace {
+
 char* deviceAllocate(size_t size) {
   void* data = nullptr;
-  if (size > limit() || reserved > limit() - size) return nullptr;
+  if (size > roomLeft()) return nullptr;
   if (cudaMalloc(&data, size) != cudaSuccess) {
     cudaGetLastError();
     return nullptr;

@@ -61,4 +61,6 @@ class Pool {
   Block* extend(size_t size);
 };
 
+size_t roomLeft();  // bytes that pools may still ask the device for: POLYGRAD_MEMORY_LIMIT less what they have
+
 }  // namespace cuda

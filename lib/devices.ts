@@ -33,8 +33,13 @@ const readText = (path: string): string | undefined => {
   }
 }
 
-/** Bytes that this process may still use: what the system has left, or less where a container sets a limit. */
-export function availableMemory(): number {
+/**
+ * Bytes that this process may still use of a device's memory. cpu: what the system has left, or less where a container
+ * sets a limit; cuda: what is free on the GPU, or less where POLYGRAD_MEMORY_LIMIT says so.
+ * @throws Error when the device is not there
+ */
+export function availableMemory(device: Device = 'cpu'): number {
+  if (device !== 'cpu') return native.cudaAvailableMemory()
   const free = /MemAvailable:\s+(\d+) kB/.exec(readText('/proc/meminfo') ?? '')
   const system = free ? Number(free[1]) * 1024 : totalmem()
   const group = '/sys/fs/cgroup'

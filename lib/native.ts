@@ -55,6 +55,7 @@ interface Crossing {
   /** Seconds between two marks. Waits for both; they cannot be used again. */
   elapsed(device: number, from: Mark, to: Mark): number
   /** GPUs that can be used, or the reason why none can; the newest CUDA that the driver knows, as 13000. */
+  cudaAvailableMemory(): number
   cudaReport(): { gpus: { name: string; memory: number; capability: number }[]; reason: string; driver: number }
   trim(): void
   resetPeak(): void

@@ -70,9 +70,12 @@ const Choice& choice() {
 }
 namespace cuda {
 CudaReport report();
-}
+size_t availableMemory();
+}  // namespace cuda
 CudaReport cudaReport() { return cuda::report(); }
+size_t cudaAvailableMemory() { return cuda::availableMemory(); }
 #else
+size_t cudaAvailableMemory() { throw Error("this build of polygrad has no CUDA backend", "ERR_DEVICE"); }
 CudaReport cudaReport() {
   return {{}, "this build of polygrad has no CUDA backend; ./setup.sh --cuda makes one that has"};
 }

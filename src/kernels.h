@@ -280,6 +280,9 @@ struct CudaReport {
   int driver = 0;  // the newest CUDA that the driver knows, as 13000; 0: no driver
 };
 CudaReport cudaReport();
+// Bytes that tensors may still take of the GPU's memory, what other processes hold and POLYGRAD_MEMORY_LIMIT
+// considered.
+size_t cudaAvailableMemory();
 
 // Which instruction set the CPU's table was chosen for: "avx512" or "avx2".
 const char* cpuInstructionSet();

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { availableMemory } from '../devices.ts'
 import { generateText } from '../generate.ts'
 import { writeReport } from '../report/report.ts'
+import type { Device } from '../tensor.ts'
 import { type RunConfig, readRunConfig } from '../train/config.ts'
 import { type Estimate, estimate } from '../train/estimate.ts'
 import type { TrainEvent } from '../train/events.ts'
@@ -18,7 +19,7 @@ import { count, duration, Progress } from './progress.ts'
 export async function trainCommand({ positionals, options }: Arguments<typeof commands.train>): Promise<number> {
   const device = await requireDevice(options.device, options.threads)
   const run = readRunConfig(positionals[0]!, options.set)
-  if (options['dry-run']) return dryRun(run)
+  if (options['dry-run']) return dryRun(run, device)
   const prompt = options.prompt ?? '\n'
   const sample = sampler(prompt)
   const trainer = await Trainer.create(run, { out: options.out, device, resume: options.resume, sample })
@@ -139,12 +140,12 @@ const bytes = (n: number): string => {
   return `${(n / 1024).toPrecision(4)} KiB`
 }
 
-function dryRun(run: RunConfig): number {
+function dryRun(run: RunConfig, device: Device): number {
   const found = estimate(run)
-  const available = availableMemory()
+  const available = availableMemory(device)
   console.log(describe(run, found).join('\n'))
   const fits = found.memory.total <= available
-  console.log(`${fits ? 'It fits' : 'It does NOT fit'}: ${bytes(available)} of memory are available.`)
+  console.log(`${fits ? 'It fits' : 'It does NOT fit'}: ${bytes(available)} of memory are available on ${device}.`)
   return 0
 }
 

@@ -385,6 +385,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     o["driver"] = report.driver;
     return o;
   });
+  define(env, exports, "cudaAvailableMemory", [](auto& info, Environment&) {
+    return Napi::Number::New(info.Env(), (double)cudaAvailableMemory());
+  });
   define(env, exports, "threads",
          [](auto& info, Environment&) { return Napi::Number::New(info.Env(), cpu::threads()); });
   define(env, exports, "setThreads", [](auto& info, Environment&) {

@@ -1,8 +1,11 @@
 // What there is of a GPU, and each way in which there is none, on a stand-in that pretends to be it.
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { chooseDevice, devices } from '../../lib/devices.ts'
 import { ops, tensor } from '../../lib/index.ts'
 import { native } from '../../lib/native.ts'
+import { start, temporaryFolder } from '../cli/program.ts'
 import { inProcess, standIn } from './process.ts'
 
 const onStandIn = test.skipIf(!standIn)
@@ -89,6 +92,35 @@ onStandIn.each(['80', '90-real', '80,90a'])(
     expect(told).toEqual({ value: sum })
   },
 )
+
+const folder = temporaryFolder()
+onStandIn('train --dry-run asks whether it fits on the GPU, not into the memory of the machine', async () => {
+  const path = join(folder, 'run.json')
+  const model = {
+    vocab_size: 256,
+    hidden_size: 64,
+    num_hidden_layers: 2,
+    num_attention_heads: 4,
+    intermediate_size: 128,
+  }
+  writeFileSync(path, JSON.stringify({ model, train: { steps: 10 }, data: { train: path } }))
+  const said = async (device: string, env: Record<string, string>) => {
+    const { stdout } = await start(['train', path, '--dry-run', '--device', device], { env }).ended
+    return stdout.trim().split('\n').at(-1)
+  }
+  const [ample, tight, limited, cpu] = await Promise.all([
+    said('cuda', { CUDA_ON_CPU_MEMORY: String(2 ** 30) }),
+    said('cuda', { CUDA_ON_CPU_MEMORY: String(2 ** 20) }),
+    said('cuda', { POLYGRAD_MEMORY_LIMIT: String(3 * 2 ** 20) }),
+    said('cpu', { CUDA_ON_CPU_MEMORY: String(2 ** 20) }),
+  ])
+  expect(ample).toMatch(
+    /^It fits: 10\d\d(\.\d+)? MiB of memory are available on cuda\.$|^It fits: 1\.000 GiB of memory are available on cuda\.$/,
+  )
+  expect(tight).toMatch(/^It does NOT fit: .* KiB of memory are available on cuda\.$/)
+  expect(limited).toBe('It does NOT fit: 3.000 MiB of memory are available on cuda.')
+  expect(cpu).toMatch(/^It fits: .* GiB of memory are available on cpu\.$/)
+})
 
 test('there is one GPU a process: cuda:0 is it, cuda:1 is refused', () => {
   expect(tensor([1], { device: 'cuda:0' }).device).toBe('cuda')
