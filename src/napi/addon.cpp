@@ -169,7 +169,7 @@ napi_value callOp(napi_env env, napi_callback_info info) {
     try {
       op->call(args, results);
     } catch (const OutOfMemory&) {
-      e.table.collectAll();  // an op allocates before it queues anything, so it can be called again
+      e.table.collectAll();  // what an op overwrites it writes after all it allocates: it can be called again
       op->call(args, results);
     }
     return results.value;
@@ -385,9 +385,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     o["driver"] = report.driver;
     return o;
   });
-  define(env, exports, "cudaAvailableMemory", [](auto& info, Environment&) {
-    return Napi::Number::New(info.Env(), (double)cudaAvailableMemory());
-  });
+  define(env, exports, "cudaAvailableMemory",
+         [](auto& info, Environment&) { return Napi::Number::New(info.Env(), (double)cudaAvailableMemory()); });
   define(env, exports, "threads",
          [](auto& info, Environment&) { return Napi::Number::New(info.Env(), cpu::threads()); });
   define(env, exports, "setThreads", [](auto& info, Environment&) {
