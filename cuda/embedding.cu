@@ -1,6 +1,6 @@
 // Rows of a table by their numbers, and the gradient of the table: equal ids are brought together by a sort, so that
 // each row's sum has one order.
-#include "device/convert.cuh"
+#include "core/dtype.h"
 #include "device/failure.cuh"
 #include "device/index.cuh"
 #include "device/map.cuh"

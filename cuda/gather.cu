@@ -1,5 +1,5 @@
 // Elements chosen by index, and their gradients; running sums.
-#include "device/convert.cuh"
+#include "core/dtype.h"
 #include "device/failure.cuh"
 #include "device/index.cuh"
 #include "device/map.cuh"
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(mapThreads)
       const int64_t i = begin + (int64_t)threadIdx.x * each + k;
       return reverse ? n - 1 - i : i;
     };
-    withAny(from, [&](auto tag) {
+    withDtype(from, [&](auto tag) {
       using T = typename decltype(tag)::type;
 #pragma unroll
       for (int k = 0; k < each; k++) {
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(mapThreads)
     }
     const A left = __shfl_up_sync(~0u, before, 1);
     if (lane() > 0) base += left;
-    withAny(to, [&](auto tag) {
+    withDtype(to, [&](auto tag) {
       using T = typename decltype(tag)::type;
 #pragma unroll
       for (int k = 0; k < each; k++) {
@@ -132,11 +132,11 @@ __global__ void __launch_bounds__(mapThreads)
 #pragma unroll 4
   for (int64_t k = 0; k < n; k++) {
     const int64_t i = reverse ? n - 1 - k : k;
-    withAny(from, [&](auto tag) {
+    withDtype(from, [&](auto tag) {
       using T = typename decltype(tag)::type;
       sum += loaded<A>(((const T*)x)[atX + i * stepX]);
     });
-    withAny(to, [&](auto tag) {
+    withDtype(to, [&](auto tag) {
       using T = typename decltype(tag)::type;
       ((T*)y)[atY + i * stepY] = stored<T>(sum);
     });

@@ -178,17 +178,6 @@ void meanLoss(const C* losses, const Targets& targets, int64_t rows, C* loss, Vi
          share);
 }
 
-View rowsFrom(View v, int64_t begin, int64_t count) {
-  v.data = v.as<char>() + begin * v.stride[0] * dtypeSize(v.dtype);
-  v.shape[0] = count;
-  return v;
-}
-View transposed(View v) {
-  std::swap(v.shape[0], v.shape[1]);
-  std::swap(v.stride[0], v.stride[1]);
-  return v;
-}
-
 // x and weight of type T.
 template <class T>
 void linear(View x, View weight, const Targets& targets, View logits, View loss, View dx, View dweight) {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "device/convert.cuh"
+#include "core/dtype.h"
 #include "device/pack.cuh"
 #include "device/reduce.cuh"
 #include "device/shared.cuh"

@@ -2,7 +2,7 @@
 // the one that the CPU makes.
 #include <cmath>
 
-#include "device/convert.cuh"
+#include "core/dtype.h"
 #include "device/map.cuh"
 #include "device/pack.cuh"
 #include "kernels.h"

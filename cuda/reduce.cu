@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "device/convert.cuh"
+#include "core/dtype.h"
 #include "device/order.cuh"
 #include "device/pack.cuh"
 #include "device/reduce.cuh"
@@ -34,7 +34,7 @@ struct Plan {
 template <class A>
 __device__ __forceinline__ void put(const Plan& plan, int64_t at, A value) {
   if constexpr (std::is_same_v<A, double>) value *= plan.scale;
-  withAny(plan.dtype, [&](auto tag) {
+  withDtype(plan.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     ((T*)plan.y)[at] = stored<T>(value);
   });

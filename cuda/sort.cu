@@ -1,5 +1,5 @@
 // The first of each row in order, with their places: short rows in shared memory, others digit by digit.
-#include "device/convert.cuh"
+#include "core/dtype.h"
 #include "device/map.cuh"
 #include "device/shared.cuh"
 #include "kernels.h"

@@ -1,6 +1,6 @@
 #pragma once
 // y = f(a, ..) over views of any strides: what the elementwise rows and others like them are made of.
-#include "device/convert.cuh"
+#include "core/dtype.h"
 #include "device/walk.cuh"
 #include "launch.cuh"
 
@@ -109,12 +109,12 @@ __global__ void __launch_bounds__(mapThreads)
     walk.locateElement(i, at);
 #pragma unroll
     for (int v = 0; v < N; v++)
-      withAny(types.at[v + 1], [&](auto tag) {
+      withDtype(types.at[v + 1], [&](auto tag) {
         using T = typename decltype(tag)::type;
         x[v][0] = loaded<C>(walk.template as<T>(v + 1)[at[v + 1]]);
       });
     fn(x, y);
-    withAny(types.at[0], [&](auto tag) {
+    withDtype(types.at[0], [&](auto tag) {
       using T = typename decltype(tag)::type;
       walk.template as<T>(0)[at[0]] = stored<T>(y[0]);
     });

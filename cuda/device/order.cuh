@@ -4,7 +4,7 @@
 
 #include <type_traits>
 
-#include "device/convert.cuh"
+#include "core/dtype.h"
 
 namespace cuda {
 

@@ -115,10 +115,43 @@ struct Tag {
   using type = T;
 };
 
+// What an element of T is read as: float for 16- and 32-bit floats, double for float64, int64 for integers and bool.
+template <class T>
+using Wide = std::conditional_t<std::is_floating_point_v<Compute<T>>, Compute<T>, int64_t>;
+
+template <class C, class T>
+HD C loaded(T x) {
+  if constexpr (isHalf<T>)
+    return (C)(float)x;
+  else
+    return (C)x;
+}
+template <class T, class C>
+HD T stored(C x) {
+  if constexpr (std::is_same_v<T, bool>)
+    return x != C(0);
+  else if constexpr (isHalf<T>)
+    return T((float)x);
+  else
+    return (T)x;
+}
+
+// What an element chosen by an index out of range is: NaN, or 0 where there is none.
+template <class T>
+HD T missing() {
+  if constexpr (std::is_floating_point_v<Compute<T>>)
+    return stored<T>((Compute<T>)__builtin_nanf(""));
+  else
+    return T(0);
+}
+
 // Calls fn(Tag<T>{}) with the C++ type of a dtype: withFloat(t, [&](auto tag) { using T = typename decltype(tag)::type;
-// ... })
+// ... }). In kernels too; nvcc would warn of each fn that only the host can call.
+#ifdef __CUDACC__
+#pragma nv_exec_check_disable
+#endif
 template <class Fn>
-inline __attribute__((always_inline)) void withFloat(Dtype t, Fn&& fn) {
+HD void withFloat(Dtype t, Fn&& fn) {
   switch (t) {
     case Dtype::float32:
       return fn(Tag<float>{});
@@ -132,8 +165,11 @@ inline __attribute__((always_inline)) void withFloat(Dtype t, Fn&& fn) {
       return;
   }
 }
+#ifdef __CUDACC__
+#pragma nv_exec_check_disable
+#endif
 template <class Fn>
-inline __attribute__((always_inline)) void withDtype(Dtype t, Fn&& fn) {
+HD void withDtype(Dtype t, Fn&& fn) {
   switch (t) {
     case Dtype::int32:
       return fn(Tag<int32_t>{});
@@ -145,5 +181,20 @@ inline __attribute__((always_inline)) void withDtype(Dtype t, Fn&& fn) {
       return fn(Tag<bool>{});
     default:
       return withFloat(t, fn);
+  }
+}
+
+// Elements that are moved as they are: fn(Tag<an unsigned integer of the size>).
+template <class Fn>
+inline __attribute__((always_inline)) void withBits(Dtype t, Fn&& fn) {
+  switch (dtypeSize(t)) {
+    case 8:
+      return fn(Tag<uint64_t>{});
+    case 4:
+      return fn(Tag<uint32_t>{});
+    case 2:
+      return fn(Tag<uint16_t>{});
+    default:
+      return fn(Tag<uint8_t>{});
   }
 }

@@ -42,3 +42,16 @@ struct View {
   }
   HD bool given() const { return data != nullptr || rank != 0; }  // false: an optional argument that was left out
 };
+
+// Of a view of two axes: `count` of its rows from `begin` on; its axes the other way round.
+HD View rowsFrom(View v, int64_t begin, int64_t count) {
+  v.data = v.as<char>() + begin * v.stride[0] * dtypeSize(v.dtype);
+  v.shape[0] = count;
+  return v;
+}
+HD View transposed(View v) {
+  const int64_t shape = v.shape[0], stride = v.stride[0];
+  v.shape[0] = v.shape[1], v.shape[1] = shape;
+  v.stride[0] = v.stride[1], v.stride[1] = stride;
+  return v;
+}

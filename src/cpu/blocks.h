@@ -9,10 +9,7 @@ namespace cpu::ISA {
 
 constexpr int64_t blockLength = 512;
 
-// The compute type of a dtype: float for 16- and 32-bit floats, double for float64, int64 for integers and bool.
-template <class T>
-using Block = std::conditional_t<std::is_floating_point_v<Compute<T>>, Compute<T>, int64_t>;
-
+// By what its elements are read as (Wide).
 template <class Fn>
 HD void withBlockType(Dtype t, Fn&& fn) {
   if (t == Dtype::float64)
@@ -21,23 +18,6 @@ HD void withBlockType(Dtype t, Fn&& fn) {
     fn(Tag<float>{});
   else
     fn(Tag<int64_t>{});
-}
-
-template <class C, class T>
-HD C loaded(T x) {
-  if constexpr (isHalf<T>)
-    return (C)(float)x;
-  else
-    return (C)x;
-}
-template <class T, class C>
-HD T stored(C x) {
-  if constexpr (std::is_same_v<T, bool>)
-    return x != C(0);
-  else if constexpr (isHalf<T>)
-    return T((float)x);
-  else
-    return (T)x;
 }
 
 // Out of line: compiled once a compute type, and called once a block.

@@ -27,30 +27,6 @@ void report(const Indices& checked, const char* sentence, const char* op, int64_
   if (checked.bad >= 0) fail(filled(sentence, op, checked.bad, checked.value, limit));
 }
 
-template <class T>
-T missing() {
-  if constexpr (isHalf<T>)
-    return T(__builtin_nanf(""));
-  else if constexpr (std::is_floating_point_v<T>)
-    return T(__builtin_nan(""));
-  else
-    return T(0);
-}
-
-// Elements are moved as they are: one instantiation a size.
-template <class Fn>
-void withBits(Dtype t, Fn&& fn) {
-  switch (dtypeSize(t)) {
-    case 8:
-      return fn(Tag<uint64_t>{});
-    case 4:
-      return fn(Tag<uint32_t>{});
-    case 2:
-      return fn(Tag<uint16_t>{});
-    default:
-      return fn(Tag<uint8_t>{});
-  }
-}
 template <class B>
 B missingBits(Dtype t) {
   B bits = 0;

@@ -93,17 +93,6 @@ double finishRow(C* row, int64_t n, int64_t target, bool wanted, C share) {
   return __builtin_log(s) - (double)chosen;
 }
 
-View rowsFrom(View v, int64_t begin, int64_t count) {
-  v.data = v.as<char>() + begin * v.stride[0] * dtypeSize(v.dtype);
-  v.shape[0] = count;
-  return v;
-}
-View transposed(View v) {
-  std::swap(v.shape[0], v.shape[1]);
-  std::swap(v.stride[0], v.stride[1]);
-  return v;
-}
-
 template <class C>
 void linear(View x, View weight, View logits, View loss, View dx, View dweight, const Indices& targets) {
   const int64_t rows = x.shape[0], n = weight.shape[0], most = logits.shape[0];

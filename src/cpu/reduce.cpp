@@ -250,7 +250,7 @@ void argmax(View x, View y) {
   int64_t rows = x.rows(), cols = x.cols();
   withDtype(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    using C = Block<T>;
+    using C = Wide<T>;
     parallelFor(rows, rowGrain(cols), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; row++) {
         const T* in = x.as<T>() + row * cols;
