@@ -373,4 +373,41 @@ export const mutations = [
     to: '',
     test: here('device'),
   },
+  // Memory that ends in the middle of an op, which then is called again
+  {
+    file: 'cuda/optim.cu',
+    why: 'adamw takes memory after it has written',
+    from: 'half, p.size(), rule);\n  });\n',
+    to: 'half, p.size(), rule);\n  });\n  const Scratch late(8);\n',
+    test: here('memory'),
+  },
+  {
+    file: 'cuda/gemm.cu',
+    why: 'a product in parts takes memory after it has written',
+    from: 'part.partsStride, plan.parts);\n  });\n',
+    to: 'part.partsStride, plan.parts);\n  });\n  const Scratch late(8);\n',
+    test: here('memory'),
+  },
+  // What a launch asks for, and of which GPU
+  {
+    file: 'cuda/gemm_float.cu',
+    why: 'a launch gives more shared memory than npm run kernels prints',
+    from: 'sizeof(Tile<T, size>)}',
+    to: 'sizeof(Tile<T, size>) + 1024}',
+    test: here('gemm'),
+  },
+  {
+    file: 'cuda/architectures.cu',
+    why: 'code for sm_100a alone is taken for code of its generation',
+    from: 'specific ? own : generation',
+    to: 'generation',
+    test: here('device'),
+  },
+  {
+    file: 'cuda/memory.cu',
+    why: 'POLYGRAD_MEMORY_LIMIT is not counted in what is available',
+    from: 'std::min(free, roomLeft())',
+    to: 'free',
+    test: here('device'),
+  },
 ]
