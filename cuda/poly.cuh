@@ -64,6 +64,20 @@ inline size_t slotBytes(const Runs& runs, int sets, int order) {
 // Adds up the slots of each set in the order of the groups.
 void joinSlots(const double* slots, const Runs& runs, const View& offsets, const View& dweight, const View& dbias);
 
+// Launches a kernel of rows; of a gradient, with slots that are then added up.
+template <bool grad, class Kernel, class Rows>
+void launchRuns(const char* name, Kernel kernel, const Grid& grid, Rows& a, const View& offsets, const View& dweight,
+                const View& dbias) {
+  if constexpr (grad) {
+    const Scratch slots(slotBytes(a.runs, a.sets.count, a.sets.order));
+    a.slots = slots.as<double>();
+    launch(name, kernel, grid, a);
+    joinSlots(a.slots, a.runs, offsets, dweight, dbias);
+  } else {
+    launch(name, kernel, grid, a);
+  }
+}
+
 template <int N, int half, int span, class T>
 __device__ __forceinline__ T scatterStep(T (&v)[N]) {
   const bool upper = lane() & half;

@@ -114,14 +114,7 @@ void exact(const char* name, const RowViews& v) {
   a.eps = v.eps;
   a.sets = setsOf<Compute<T>>(v.weight, v.bias, v.offsets);
   const Grid grid{a.runs.rows ? dim3(blocksFor(a.runs.groups, 4)) : dim3(0), 128};
-  if constexpr (grad) {
-    Scratch slots(slotBytes(a.runs, a.sets.count, a.sets.order));
-    a.slots = slots.as<double>();
-    launch(name, polyNormExactKernel<T, gated, true>, grid, a);
-    joinSlots(a.slots, a.runs, v.offsets, v.dweight, v.dbias);
-  } else {
-    launch(name, polyNormExactKernel<T, gated, false>, grid, a);
-  }
+  launchRuns<grad>(name, polyNormExactKernel<T, gated, grad>, grid, a, v.offsets, v.dweight, v.dbias);
 }
 
 }  // namespace

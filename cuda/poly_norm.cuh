@@ -294,14 +294,7 @@ void launchRows(const char* name, RowsOf<T> a, const View& offsets, const View& 
     a.chunks = shape.chunks;
     const Grid grid{a.runs.rows ? dim3(blocksFor(a.runs.groups, perBlock) * shape.cluster) : dim3(0), shape.threads,
                     shared, shape.cluster};
-    if constexpr (grad) {
-      Scratch slots(slotBytes(a.runs, a.sets.count, a.sets.order));
-      a.slots = slots.as<double>();
-      launch(name, kernel, grid, a);
-      joinSlots(a.slots, a.runs, offsets, dweight, dbias);
-    } else {
-      launch(name, kernel, grid, a);
-    }
+    launchRuns<grad>(name, kernel, grid, a, offsets, dweight, dbias);
   };
   if constexpr (R == 4)
     if (shape.lanes) return go(polyNormKernel<T, R, gated, grad, packsOfShort, 16, false>, shape, 0);

@@ -99,14 +99,7 @@ void run(const char* name, const View& x, const View& weight, const View& bias, 
       a.runs.groups =
           std::clamp<int64_t>(std::min(tiles, resident * (grad ? 1 : 4)), 1, std::max<int64_t>(a.runs.rows, 1));
       const Grid grid{dim3(a.runs.rows ? (unsigned)a.runs.groups : 0), threads, shared};
-      if constexpr (grad) {
-        Scratch slots(slotBytes(a.runs, a.sets.count, a.sets.order));
-        a.slots = slots.as<double>();
-        launch(name, kernel, grid, a);
-        joinSlots(a.slots, a.runs, offsets, dweight, dbias);
-      } else {
-        launch(name, kernel, grid, a);
-      }
+      launchRuns<grad>(name, kernel, grid, a, offsets, dweight, dbias);
     };
     // Compiled for each order: a coefficient of zero would make a NaN of an infinite x.
     switch (a.sets.order) {
