@@ -280,3 +280,86 @@ test('a worker that ends in the middle of its work gives everything back', async
     expect(memory('cuda').cached).toBe(before.cached)
   }
 })
+
+// What follows crosses from one environment to another with the help of test/cuda-on-cpu/provoke.cpp.
+const crossing = native as unknown as Record<'hand' | 'receive' | 'hold' | 'proceed', (handle?: unknown) => unknown>
+
+/** A worker that runs `program` (with `native`, `Tensor`, `told(value)`, and `asked(word)`, which waits for a message). */
+function worker(program: string) {
+  const library = new URL('../../dist/index.js', import.meta.url).href
+  const source = `
+    import { once } from 'node:events'
+    import { parentPort } from 'node:worker_threads'
+    const { ops, Tensor, tensor } = await import(${JSON.stringify(library)})
+    const { native } = await import(new URL('native.js', ${JSON.stringify(library)}).href)
+    const told = (value) => parentPort.postMessage(value)
+    const asked = async () => (await once(parentPort, 'message'))[0]
+    ${program}
+    parentPort.close()`
+  const thread = new Worker(new URL(`data:text/javascript,${encodeURIComponent(source)}`))
+  const says = () => new Promise<unknown>((resolve, reject) => thread.once('message', resolve).once('error', reject))
+  return { thread, says, ended: new Promise((resolve) => thread.once('exit', resolve)) }
+}
+
+test.skipIf(!standIn)(
+  "memory released by another thread is nobody else's until that thread's queue is past it",
+  async () => {
+    const n = 3 * MiB // bytes, and the only free block of this size
+    await synchronize()
+    native.trim()
+    const before = memory('cuda').inUse
+    const x = tensor(new Float32Array(n / 4).fill(1))
+    await x.data()
+    const mine = memory('cuda').inUse
+    crossing.hand(x.handle)
+    const { says, thread, ended } = worker(`
+    const x = new Tensor(native.receive())
+    native.hold()
+    const y = ops.mul(x, 1)
+    x.dispose()
+    told('released')
+    await asked()
+    native.proceed()
+    const values = await y.data()
+    y.dispose()
+    told(values.every((v) => v === 1))`)
+    x.dispose() // the worker has it
+    expect(memory('cuda').inUse).toBe(mine)
+    expect(await says()).toBe('released')
+    expect(memory('cuda').inUse).toBeGreaterThanOrEqual(mine) // the worker's y is there too
+    // Whatever the main thread takes and fills meanwhile, at once because its own stream waits for nobody.
+    const others = Array.from({ length: 8 }, () => tensor(new Float32Array(n / 4).fill(-1)))
+    for (const t of others) expect((await t.data())[0]).toBe(-1)
+    thread.postMessage('go on')
+    expect(await says()).toBe(true)
+    await ended
+    gone(others)
+    // Now it is free, for the thread that took it.
+    const again = bytes(n)
+    again.dispose()
+    expect(memory('cuda').inUse).toBe(before)
+  },
+)
+
+test.skipIf(!standIn)(
+  'memory of a thread that has ended lives as long as somebody holds it, and goes with what he queued',
+  async () => {
+    await synchronize()
+    native.trim()
+    const before = memory('cuda')
+    const { says, ended } = worker(`
+    native.hand(tensor(new Float32Array(1 << 20).fill(5), { device: 'cuda' }).handle)
+    told('handed')`)
+    expect(await says()).toBe('handed')
+    await ended
+    const x = new Tensor(crossing.receive() as Tensor['handle'])
+    expect(memory('cuda').inUse).toBeGreaterThan(before.inUse + 4 * MiB - 1)
+    const y = scope(() => ops.mul(ops.add(x, 1), 2))
+    x.dispose() // with work that reads it in the queue: its pool has no owner, so the release waits
+    expect((await y.data()).every((v) => v === 12)).toBe(true)
+    y.dispose()
+    native.trim()
+    expect(memory('cuda').inUse).toBe(before.inUse)
+    expect(memory('cuda').cached).toBe(before.cached)
+  },
+)

@@ -410,4 +410,25 @@ export const mutations = [
     to: 'free',
     test: here('device'),
   },
+  {
+    file: 'cuda/memory.cu',
+    why: 'release by another thread: its queue is not waited for',
+    from: 'if (e && e->stream != pool->stream && !pool->closed &&',
+    to: 'if (e && e->stream != pool->stream && pool->closed &&',
+    test: here('memory'),
+  },
+  {
+    file: 'cuda/memory.cu',
+    why: 'release by another thread: the owner is gone and its memory stays',
+    from: '    if (e) cudaStreamSynchronize(e->stream);\n    close(pool);',
+    to: '    if (e) cudaStreamSynchronize(e->stream);',
+    test: here('memory'),
+  },
+  {
+    file: 'cuda/memory.cu',
+    why: 'release by another thread: the memory of an owner who is gone is given back at once',
+    from: '    if (e) cudaStreamSynchronize(e->stream);\n    close(pool);',
+    to: '    close(pool);',
+    test: here('memory'),
+  },
 ]

@@ -1,4 +1,7 @@
-// An op of the test build alone: makes go wrong what no other op lets go wrong.
+// Ops of the test build alone: they make go wrong what no other op lets go wrong.
+#include <atomic>
+#include <mutex>
+
 #include "cuda_runtime.h"
 #include "device/failure.cuh"
 #include "launch.cuh"
@@ -36,4 +39,32 @@ OP(void, provoke, (const std::string& what, const Tensor& x)) {
     check(what == "breach", "provoke: cannot provoke ", what);
     cuda::launch("breachKernel", breachKernel, {dim3(1), 32});
   }
+}
+
+// A tensor goes from one environment to another, which nothing else can do: `hand` in the one, `receive` in the other.
+static std::mutex lockOfHanded;
+static auto& handed = *new Tensor;
+
+OP(void, hand, (const Tensor& x)) {
+  std::lock_guard lock(lockOfHanded);
+  handed = x;
+}
+OP(Tensor, receive, ()) {
+  std::lock_guard lock(lockOfHanded);
+  check(handed.buffer != nullptr, "receive: nothing was handed over");
+  return std::exchange(handed, Tensor());
+}
+
+// What this environment queues from now on waits until `proceed` was called, by anyone.
+static std::atomic<bool> held;
+
+OP(void, hold, ()) {
+  held = true;
+  cuda::checkCuda(cudaLaunchHostFunc(
+                      cuda::stream(), [](void*) { held.wait(true); }, nullptr),
+                  "hold");
+}
+OP(void, proceed, ()) {
+  held = false;
+  held.notify_all();
 }
