@@ -82,13 +82,13 @@ __global__ void __launch_bounds__(threads, 2) attentionSm80Kernel(AttentionProbl
 #pragma unroll 1
   for (int key = begin; key < end; key += N) {
     waitCopies<0>();
-    __syncthreads();
+    __syncthreads();  // the keys are there, and all are done with the last values
     fetchValues(key);
     float scores[M][N / 8][4] = {};
     const bool any = key < warpEnd;  // that the warp's rows see
     if (any) multiplyRows<M, N>(scores, queryLane, keyLane);
     waitCopies<0>();
-    __syncthreads();
+    __syncthreads();  // the values are there, and all are done with these keys
     if (key + N < end) fetchKeys(key + N);
     if (!any) continue;
     if (key + N > min(warpFirst, end))

@@ -175,13 +175,17 @@ __device__ __forceinline__ void produce(const Work& w, Storage<cols>& mem, bool 
   }
 }
 
-// Depths from `taken` on belong to another group: both operands become zero there. By all threads that read the stage.
+// Depths from `taken` on belong to another group: both operands become zero there. By all threads that read the stage,
+// each of which has waited for its copies. The zeros are written by another way than the products read and the copies
+// write (the generic and the async proxy), so every writer fences, before the barrier that all readers pass: then the
+// products see them, and the copy that fills the stage next, which waits for those products, comes after them.
 template <int cols>
 __device__ __forceinline__ void clearTail(Stage<cols>& stage, int taken, int group) {
   constexpr int readers = takesTurns<cols> ? 128 : consumers * 128;
   const int each = (depth - taken) * 8;  // units of 16 bytes in a block of 64 by 64
   for (int i = threadIdx.x % readers; i < each * (rows + cols) / 64; i += readers)
-    *reinterpret_cast<uint4*>(stage.a + i / each * halfBytes + taken * 128 + i % each * 16) = uint4{0, 0, 0, 0};
+    *reinterpret_cast<uint4*>((unsigned char*)&stage + i / each * halfBytes + taken * 128 + i % each * 16) =
+        uint4{0, 0, 0, 0};
   fenceProxyAsync();
   syncThreads(takesTurns<cols> ? 1 + group : 1 + consumers, readers);
 }

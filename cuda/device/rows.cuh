@@ -214,7 +214,8 @@ struct Team {
     for (int bits = 16; bits; bits /= 2)
       if (bits < width) v = join(v, shuffleXor(v, bits));
     if (width > 32) {
-      V* all = shared[turn];  // the other one may still be being read
+      // The other one may still be being read; of this one all were done before they came to the barrier between.
+      V* all = shared[turn];
       turn ^= 1;
       if (lane() == 0) all[warp()] = v;
       __syncthreads();

@@ -354,7 +354,10 @@ test.skipIf(!standIn)(
     await ended
     const x = new Tensor(crossing.receive() as Tensor['handle'])
     expect(memory('cuda').inUse).toBeGreaterThan(before.inUse + 4 * MiB - 1)
+    const busy = tensor(new Float32Array(MiB / 4))
+    for (let i = 0; i < 10; i++) ops.relu(busy).dispose()
     const y = scope(() => ops.mul(ops.add(x, 1), 2))
+    busy.dispose()
     x.dispose() // with work that reads it in the queue: its pool has no owner, so the release waits
     expect((await y.data()).every((v) => v === 12)).toBe(true)
     y.dispose()
