@@ -170,7 +170,15 @@ HD void withFloat(Dtype t, Fn&& fn) {
 #endif
 template <class Fn>
 HD void withDtype(Dtype t, Fn&& fn) {
-  switch (t) {
+  switch (t) {  // flat, not by way of withFloat: ptxas spills in loops round the two
+    case Dtype::float32:
+      return fn(Tag<float>{});
+    case Dtype::float64:
+      return fn(Tag<double>{});
+    case Dtype::bfloat16:
+      return fn(Tag<bf16>{});
+    case Dtype::float16:
+      return fn(Tag<f16>{});
     case Dtype::int32:
       return fn(Tag<int32_t>{});
     case Dtype::int64:
@@ -179,8 +187,6 @@ HD void withDtype(Dtype t, Fn&& fn) {
       return fn(Tag<uint8_t>{});
     case Dtype::boolean:
       return fn(Tag<bool>{});
-    default:
-      return withFloat(t, fn);
   }
 }
 
