@@ -2,8 +2,6 @@
 // warpgroup's polynomials run beside the other's products; polyNorm of a's elements is done on their way to the tensor
 // cores.
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 
 #include "gemm_sm90.cuh"
 #include "math/poly.h"
@@ -23,7 +21,6 @@ struct TurnStorage : Storage<turnCols> {
   PhaseBarrier beside[consumers][2];  // a piece of h is there
   float perWarp[consumers][4][mostOrder + 1];
 };
-static_assert(sizeof(TurnStorage) <= 227 << 10 && sizeof(Storage<insideCols>) <= 227 << 10);
 
 constexpr bool readsH(PolyStep step) { return step == PolyStep::reluGrad || step == PolyStep::products; }
 
@@ -218,7 +215,6 @@ struct Finisher : Leaving<T> {
           waitStoresRead<0>();
           request(at, index + 2);
         }
-      __syncwarp();
     }
     if constexpr (step == PolyStep::reluGrad) {
 #pragma unroll
@@ -473,12 +469,6 @@ bool sourcesOf(const Product& p, Sources& s) {
   return s.a.fits() && s.b.fits() && s.y.fits() && s.beside.fits();
 }
 
-// POLYGRAD_PAIRS=0: to see what they are worth.
-bool pairsWanted() {
-  const char* said = std::getenv("POLYGRAD_PAIRS");
-  return !said || std::strcmp(said, "0") != 0;
-}
-
 template <class T, int R>
 void launchStep(const PolyWork& w) {
   auto go = [&](const char* name, auto kernel, int cols, size_t shared) {
@@ -519,7 +509,7 @@ void gemmPolySm90(const Product& p) {
   // Where that wastes hardly a tile; groups begin and end where they like.
   const int down = Tiles(p, rows, turnCols).down;
   w.pairs = p.poly.step != PolyStep::normInside && p.grouped == Grouped::no && (down % 2 == 0 || down > 32) &&
-            device().processors > 1 && pairsWanted();
+            device().processors > 1;
   if (w.pairs) s.b.box[1] = 64;
   w.a = tensorMap(s.a), w.b = tensorMap(s.b), w.y = tensorMap(s.y);
   if (s.besides) w.beside = tensorMap(s.beside);

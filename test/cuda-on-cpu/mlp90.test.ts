@@ -323,25 +323,6 @@ describe.runIf(here).each(['forward', 'reversed'])('%s', (direction) => {
     infinite(sums)
   })
 
-  test('pairs of blocks make what single ones make', () => {
-    process.env.CUDA_ON_CPU_ORDER = direction
-    const shape: Shape = [200, 136, 72]
-    const [m, n, k] = shape
-    const all = made(shape, [0, m])
-    const operands = [of(all.a, [m, k], 'bfloat16'), operand(all.b, 1, shape, false, 'bfloat16')] as const
-    const beside = of(all.h, [m, n], 'bfloat16')
-    const [first, second] = [undefined, '0'].map((pairs) => {
-      if (pairs) process.env.POLYGRAD_PAIRS = pairs
-      const [y, sums] = [nan([m, n], 'bfloat16'), nan([2, 2, order + 1], 'float32')]
-      expect(product('reluGrad', ...operands, y, { beside, weight: weight(), sums })).toBe(true)
-      const both = [numbers(y), numbers(sums)]
-      delete process.env.POLYGRAD_PAIRS
-      return both
-    })
-    expect(first!.every((v) => v.every(Number.isFinite))).toBe(true)
-    expect(second).toEqual(first)
-  })
-
   test('a NaN stays one', () => {
     process.env.CUDA_ON_CPU_ORDER = direction
     const [m, n, k] = [64, 64, 64]
