@@ -264,30 +264,6 @@ export const mutations = [
     test: here('mlp90'),
     project: 'cuda-on-cpu-90',
   },
-  {
-    file: 'cuda/gemm_sm90.cuh',
-    why: 'the other block is not told that a stage may be filled',
-    from: '    if (pairs) mem.empty[stage].arriveAt(clusterRank() ^ 1);\n',
-    to: '',
-    test: here('mlp90'),
-    project: 'cuda-on-cpu-90',
-  },
-  {
-    file: 'cuda/gemm_sm90.cuh',
-    why: 'both blocks load the same half of what they share',
-    from: 'const int half = pairs ? (int)clusterRank() : 0;',
-    to: 'const int half = 0;',
-    test: here('mlp90'),
-    project: 'cuda-on-cpu-90',
-  },
-  {
-    file: 'cuda/gemm_poly_sm90.cu',
-    why: 'a tile that is there on paper only is summed up',
-    from: '    if (at.row >= at.end) return;\n    if constexpr',
-    to: '    if constexpr',
-    test: here('mlp90'),
-    project: 'cuda-on-cpu-90',
-  },
   // Products on tensor cores of every GPU, in float32, and in groups; memory
   {
     file: 'cuda/gemm_sm80.cuh',
