@@ -15,7 +15,6 @@ constexpr int turnCols = polyTile, insideCols = 256, mostOrder = 4;
 
 struct PolyWork : Work {
   TensorMap beside;  // h as it is read, or `pre` as it is written
-  bool pairs;        // clusters of two blocks, whose tiles lie below each other
 };
 struct TurnStorage : Storage<turnCols> {
   PhaseBarrier beside[consumers][2];  // a piece of h is there
@@ -90,7 +89,7 @@ struct Finisher : Leaving<T> {
   // Before the products.
   __device__ __forceinline__ void begin(const Tile& at) {
     if constexpr (readsH(step)) {
-      if (t == 0 && at.row < at.end) {
+      if (t == 0) {
         waitStoresRead<0>();
         request(at, 0);
         if (pieces(at) > 1) request(at, 1);
@@ -100,7 +99,6 @@ struct Finisher : Leaving<T> {
   }
 
   __device__ __forceinline__ void finish(const Tile& at, float (&d)[2][turnCols / 2]) {
-    if (at.row >= at.end) return;
     if constexpr (step == PolyStep::relu || step == PolyStep::reluGrad) {
       float c[R + 1];
       loadCoefficients<R>(w.p.poly, at.batch, c);
@@ -251,8 +249,7 @@ struct Finisher : Leaving<T> {
   }
 };
 
-// One block a multiprocessor, tile after tile, the warpgroups in turns. A tile of 128 columns asks for as many bytes a
-// cycle as the second-level cache can give, if not more: so two blocks share what they read of b.
+// One block a multiprocessor, tile after tile, the warpgroups in turns.
 template <class T, int R, PolyStep step>
 __global__ void __launch_bounds__(threads, 1) polyTurnKernel(const __grid_constant__ PolyWork w) {
 #ifdef HAS_SM90A
@@ -261,14 +258,12 @@ __global__ void __launch_bounds__(threads, 1) polyTurnKernel(const __grid_consta
   const int group = __shfl_sync(~0u, (int)threadIdx.x / 128, 0);
   if (threadIdx.x == 0)
     for (int i = 0; i < consumers * 2; i++) mem.beside[i / 2][i % 2].init(1);
-  initBarriers(mem, w.pairs ? 2 : 1);
-  if (w.pairs) clusterSync();
+  initBarriers(mem, 1);
   if (group == consumers) {
-    runProducer<turnCols, false, turnedB>(w, mem, w.pairs);
-    if (w.pairs) clusterSync();  // the other block reaches into this one until it has ended too
+    runProducer<turnCols, false, turnedB>(w, mem);
   } else {
     takeRegisters<232>();
-    Multiplier<T, turnCols, false, turnedB> multiplier(w, mem, group, w.pairs);
+    Multiplier<T, turnCols, false, turnedB> multiplier(w, mem, group);
     Finisher<T, R, step> finisher(w, mem, group);
     Tile at;
     while (multiplier.take(at)) {
@@ -278,7 +273,6 @@ __global__ void __launch_bounds__(threads, 1) polyTurnKernel(const __grid_consta
       finisher.finish(at, d);
     }
     if (multiplier.t == 0) waitStoresRead<0>();
-    if (w.pairs) clusterSync();
   }
 #else
   __trap();
@@ -472,9 +466,8 @@ bool sourcesOf(const Product& p, Sources& s) {
 template <class T, int R>
 void launchStep(const PolyWork& w) {
   auto go = [&](const char* name, auto kernel, int cols, size_t shared) {
-    int64_t tiles = Tiles(w.p, rows, cols).blocks(w.p), blocks = device().processors;
-    if (w.pairs) tiles += tiles % 2, blocks -= blocks % 2;
-    launch(name, kernel, {(unsigned)std::min(tiles, blocks), threads, shared, w.pairs ? 2u : 1u}, w);
+    const int64_t tiles = Tiles(w.p, rows, cols).blocks(w.p);
+    launch(name, kernel, {(unsigned)std::min<int64_t>(tiles, device().processors), threads, shared}, w);
   };
   constexpr size_t turn = sizeof(TurnStorage);
   switch (w.p.poly.step) {
@@ -506,11 +499,6 @@ void gemmPolySm90(const Product& p) {
   w.p.axes[0] = {1, 0, 0, 0};
   w.alpha = 1;
   w.ofB = p.grouped == Grouped::rows ? Third::batch : Third::none;
-  // Where that wastes hardly a tile; groups begin and end where they like.
-  const int down = Tiles(p, rows, turnCols).down;
-  w.pairs = p.poly.step != PolyStep::normInside && p.grouped == Grouped::no && (down % 2 == 0 || down > 32) &&
-            device().processors > 1;
-  if (w.pairs) s.b.box[1] = 64;
   w.a = tensorMap(s.a), w.b = tensorMap(s.b), w.y = tensorMap(s.y);
   if (s.besides) w.beside = tensorMap(s.beside);
   if (p.type == Dtype::float16) return launchStep<f16, 3>(w);

@@ -1,7 +1,6 @@
 #pragma once
 // What the products on Hopper share: the copy engine fills a ring of stages, two warpgroups multiply out of it, tile
 // after tile, and what they made leaves by way of shared memory.
-#include "device/cluster.cuh"
 #include "device/mma.cuh"
 #include "device/product.cuh"
 #include "device/shared.cuh"
@@ -65,10 +64,8 @@ struct Walker {
   unsigned next, count;
   int cols;
 
-  __device__ Walker(const Work& w, int cols, bool pairs = false) : w(w), tiles(w.p, rows, cols), cols(cols) {
-    if (pairs) tiles.down += tiles.down % 2;  // two blocks have tiles below each other, if only on paper
-    next = blockIdx.x, count = (unsigned)tiles.blocks(w.p);
-  }
+  __device__ Walker(const Work& w, int cols)
+      : w(w), tiles(w.p, rows, cols), next(blockIdx.x), count((unsigned)tiles.blocks(w.p)), cols(cols) {}
 
   // Whole warps.
   __device__ bool take(Tile& at) {
@@ -129,16 +126,14 @@ __device__ __forceinline__ int third(Third use, int batch, int sum) {
   return use == Third::batch ? batch : use == Third::sum ? sum : 0;
 }
 
-// A warp, of which one lane works: fills the stages as they become free. pairs: clusters of two blocks, each of which
-// loads half of the b that they share.
+// A warp, of which one lane works: fills the stages as they become free.
 template <int cols, bool turnedA, bool turnedB>
-__device__ __forceinline__ void produce(const Work& w, Storage<cols>& mem, bool pairs) {
+__device__ __forceinline__ void produce(const Work& w, Storage<cols>& mem) {
   constexpr unsigned bytes = (rows + cols) * depth * 2;
   const bool mine = electOne();
-  Walker walker(w, cols, pairs);
+  Walker walker(w, cols);
   Turn<Storage<cols>::stages> turn;
   Tile at;
-  const int half = pairs ? (int)clusterRank() : 0;
   while (walker.take(at)) {
     if (mine) {
       const int each = (at.length + depth - 1) / depth;
@@ -157,10 +152,7 @@ __device__ __forceinline__ void produce(const Work& w, Storage<cols>& mem, bool 
         } else {
           loadTile(stage.a, w.a, k, at.row, za, full);
         }
-        if (pairs) {
-          const int col = at.col + half * 64;
-          loadTileToAll(stage.b + half * halfBytes, w.b, turnedB ? col : k, turnedB ? k : col, zb, full, 3);
-        } else if constexpr (turnedB) {
+        if constexpr (turnedB) {
 #pragma unroll
           for (int block = 0; block < cols / 64; block++)
             loadTile(stage.b + block * halfBytes, w.b, at.col + block * 64, k, zb, full);
@@ -205,9 +197,8 @@ struct Multiplier {
   Turn<Storage<cols>::stages> turn;
   int whose = 0;
   unsigned goes;
-  const bool pairs;
 
-  __device__ __forceinline__ Multiplier(const Work& w, Storage<cols>& mem, int group, bool pairs = false)
+  __device__ __forceinline__ Multiplier(const Work& w, Storage<cols>& mem, int group)
       : w(w),
         mem(mem),
         group(group),
@@ -215,9 +206,8 @@ struct Multiplier {
         firstHalf(takesTurns<cols> ? 0 : group),
         firstA(operandAt(mem.stage[0].a + firstHalf * halfBytes, turnedA, halfBytes)),
         firstB(operandAt(mem.stage[0].b, turnedB, halfBytes)),
-        walker(w, cols, pairs),
-        goes(group == 0),  // the first begins
-        pairs(pairs) {}
+        walker(w, cols),
+        goes(group == 0) {}  // the first begins
 
   // The next tile that is ours.
   __device__ __forceinline__ bool take(Tile& at) {
@@ -226,13 +216,6 @@ struct Multiplier {
       if (!takesTurns<cols> || whose != group) return true;
     }
     return false;
-  }
-
-  // A stage that was read may be filled again, in both blocks.
-  __device__ __forceinline__ void release(int stage) {
-    if (t != 0) return;
-    mem.empty[stage].arrive();
-    if (pairs) mem.empty[stage].arriveAt(clusterRank() ^ 1);
   }
 
   __device__ __forceinline__ void multiply(const Tile& at, Sums& d) {
@@ -260,7 +243,7 @@ struct Multiplier {
       commitProducts();
       if (i > 0) {  // the products before these have read their stage
         waitProducts<1>();
-        release(before);
+        if (t == 0) mem.empty[before].arrive();
       }
       before = turn.stage;
       turn.next();
@@ -270,7 +253,7 @@ struct Multiplier {
       if (lane() == 0) mem.goes[group ^ 1].arrive();
     }
     waitProducts<0>();
-    release(before);
+    if (t == 0) mem.empty[before].arrive();
 #pragma unroll
     for (int half = 0; half < halves; half++) pinRegisters(d[half]);
   }
@@ -329,11 +312,11 @@ __device__ __forceinline__ void initBarriers(Storage<cols>& mem, int readers) {
 
 // The warpgroup that fills the ring.
 template <int cols, bool turnedA, bool turnedB>
-__device__ __forceinline__ void runProducer(const Work& w, Storage<cols>& mem, bool pairs = false) {
+__device__ __forceinline__ void runProducer(const Work& w, Storage<cols>& mem) {
   giveUpRegisters<40>();
   if (warp() == consumers * 4) {
     if (lane() == 0) prefetch(w.a), prefetch(w.b);
-    produce<cols, turnedA, turnedB>(w, mem, pairs);
+    produce<cols, turnedA, turnedB>(w, mem);
   }
   if (w.p.grouped != Grouped::no && blockIdx.x == 0 && warp() == consumers * 4 + 1) checkOffsets(w.p);
 }

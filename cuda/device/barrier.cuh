@@ -60,23 +60,6 @@ struct alignas(8) PhaseBarrier {
     __trap();
 #endif
   }
-  // At the same barrier of another block of the cluster.
-  __device__ __forceinline__ void arriveAt(unsigned rank) {
-#ifndef __CUDACC__
-    emulator::arriveMbarrierAt(this, rank);
-#elif defined(HAS_SM90)
-    asm volatile(
-        "{\n"
-        ".reg .b32 there;\n"
-        "mapa.shared::cluster.u32 there, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
-        "}" ::"r"(sharedAddress(this)),
-        "r"(rank)
-        : "memory");
-#else
-    __trap();
-#endif
-  }
   // Arrives, and announces bytes that copies into shared memory will bring.
   __device__ __forceinline__ void arriveExpecting(unsigned bytes) {
 #ifndef __CUDACC__

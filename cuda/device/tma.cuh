@@ -98,23 +98,6 @@ __device__ __forceinline__ void loadTile(void* to, const TensorMap& map, int x, 
 #endif
 }
 
-// The same into each block of the cluster whose bit is set, at the same place, where its own barrier is told.
-__device__ __forceinline__ void loadTileToAll(void* to, const TensorMap& map, int x, int y, int z,
-                                              PhaseBarrier& barrier, unsigned blocks) {
-#ifndef __CUDACC__
-  const int at[3] = {x, y, z};
-  emulator::loadTile(to, map, at, &barrier, blocks);
-#elif defined(HAS_SM90)
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
-      "[%1, {%3, %4, %5}], [%2], %6;" ::"r"(sharedAddress(to)),
-      "l"(&map), "r"(sharedAddress(&barrier)), "r"(x), "r"(y), "r"(z), "h"((uint16_t)blocks)
-      : "memory");
-#else
-  __trap();
-#endif
-}
-
 // What the tile's threads wrote needs fenceProxyAsync by each, then a barrier; then one thread stores, commits, and is
 // the one that waits.
 __device__ __forceinline__ void storeTile(const TensorMap& map, int x, int y, int z, const void* from) {

@@ -63,19 +63,11 @@ Hopper& hopper() {
   if (!block.hopper) block.hopper = std::make_shared<Hopper>();
   return *block.hopper;
 }
-Mbarrier& mbarrierOf(Block& block, unsigned offset) {
-  if (block.hopper) {
-    auto& all = block.hopper->barriers;
-    auto found = all.find(offset);
-    if (found != all.end()) return found->second;
-  }
-  fail("a barrier in shared memory is used that was not initialised");
-}
-Mbarrier& mbarrier(void* at) { return mbarrierOf(*current->block, sharedOffset(at)); }
-Block& blockOf(unsigned rank) {
-  auto& blocks = current->block->cluster->blocks;
-  if (rank >= blocks.size()) fail("a block is meant that is not in the cluster");
-  return blocks[rank];
+Mbarrier& mbarrier(void* at) {
+  auto& all = hopper().barriers;
+  auto found = all.find(sharedOffset(at));
+  if (found == all.end()) fail("a barrier in shared memory is used that was not initialised");
+  return found->second;
 }
 Warpgroup& warpgroup() { return hopper().warpgroups[(int)current->index.x / warpgroupLanes]; }
 int warpgroupLane() { return (int)current->index.x % warpgroupLanes; }
@@ -217,14 +209,13 @@ void initMbarrier(void* at, unsigned arrivals) {
   b = Mbarrier{};
   b.arrivals = b.pending = arrivals;
 }
-void arriveAt(Mbarrier& b, unsigned bytes) {
+void arriveMbarrier(void* at, unsigned bytes) {
+  Mbarrier& b = mbarrier(at);
   if (!b.pending) fail("more arrivals at a barrier in shared memory than it expects");
   b.bytes += bytes;
   b.pending--;
   b.finish();
 }
-void arriveMbarrier(void* at, unsigned bytes) { arriveAt(mbarrier(at), bytes); }
-void arriveMbarrierAt(void* at, unsigned rank) { arriveAt(mbarrierOf(blockOf(rank), sharedOffset(at)), 0); }
 void waitMbarrier(void* at, unsigned parity) {
   Mbarrier& b = mbarrier(at);
   waitUntil("a barrier in shared memory", [&] {
@@ -247,10 +238,11 @@ bool encodeTensorMap(TensorMap& map, void* data, int elementBytes, const uint64_
   return true;
 }
 
-namespace {
-void loadInto(Block& block, unsigned offset, const TensorMap& map, const int at[3], unsigned barrier) {
-  Mbarrier& b = mbarrierOf(block, barrier);
-  unsigned char* shared = block.shared;
+void loadTile(void* to, const TensorMap& map, const int at[3], void* barrier) {
+  checkTensor(map);
+  const unsigned offset = tileOffset(map, to);
+  Mbarrier& b = mbarrier(barrier);
+  unsigned char* shared = current->block->shared;
   b.loads.push_back([&b, map, offset, shared, x = at[0], y = at[1], z = at[2]] {
     const int at[3] = {x, y, z};
     eachElement(map, at, offset, [&](unsigned o, const unsigned char* element) {
@@ -263,15 +255,6 @@ void loadInto(Block& block, unsigned offset, const TensorMap& map, const int at[
     b.finish();
   });
   if (eager()) b.land();
-}
-}  // namespace
-
-void loadTile(void* to, const TensorMap& map, const int at[3], void* barrier, unsigned blocks) {
-  checkTensor(map);
-  const unsigned offset = tileOffset(map, to), there = sharedOffset(barrier);
-  if (!blocks) return loadInto(*current->block, offset, map, at, there);
-  for (unsigned rank = 0; blocks >> rank; rank++)
-    if (blocks >> rank & 1) loadInto(blockOf(rank), offset, map, at, there);
 }
 
 void storeTile(const TensorMap& map, const int at[3], const void* from, bool add) {

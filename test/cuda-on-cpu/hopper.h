@@ -13,8 +13,6 @@ unsigned sharedOffset(const void* p);
 void initMbarrier(void* barrier, unsigned arrivals);
 // One arrival that also announces bytes.
 void arriveMbarrier(void* barrier, unsigned bytes);
-// At that of another block of the cluster.
-void arriveMbarrierAt(void* barrier, unsigned rank);
 void waitMbarrier(void* barrier, unsigned parity);
 
 // Up to three axes, the first of adjacent elements; 128-byte swizzle.
@@ -28,8 +26,7 @@ struct TensorMap {
 bool encodeTensorMap(TensorMap& map, void* data, int elementBytes, const uint64_t length[3], const uint64_t stride[2],
                      const unsigned box[3]);
 
-// blocks: of the cluster, a bit each; 0: into this one.
-void loadTile(void* to, const TensorMap& map, const int at[3], void* barrier, unsigned blocks = 0);
+void loadTile(void* to, const TensorMap& map, const int at[3], void* barrier);
 // add: float elements are added to those that are there.
 void storeTile(const TensorMap& map, const int at[3], const void* from, bool add);
 void commitBulk();
