@@ -1,6 +1,6 @@
 // The cases of `polygrad bench`, with the shapes that each is measured at where none is asked for.
 import { ConfigError } from '../nn/fields.ts'
-import { attention, ffn, gemm, moe } from './matrices.ts'
+import { attention, ffn, gemm, linear, moe } from './matrices.ts'
 import { adamw, copy, loss, norm, poly } from './rows.ts'
 import type { Place, Work } from './work.ts'
 
@@ -30,6 +30,18 @@ export const cases: Readonly<Record<CaseName, Entry>> = {
       [1024, 1024, 1024],
       [2048, 1536, 384],
     ],
+  },
+  linear: {
+    make: linear,
+    lengths: [3, 3],
+    // The first feed-forward matrix of GPT-2 124M, the paper's dense model and an expert of its MoE, and a 7B model.
+    cuda: [8192, 32768].flatMap((tokens) => [
+      [tokens, 768, 3072],
+      [tokens, 2048, 8256],
+      [tokens, 2048, 1536],
+      [tokens, 4096, 11008],
+    ]),
+    cpu: [[2048, 384, 1536]],
   },
   poly: {
     make: poly,
@@ -66,12 +78,20 @@ export const cases: Readonly<Record<CaseName, Entry>> = {
     ],
     cpu: [[2, 6, 256, 64]],
   },
-  ffn: { make: ffn, lengths: [3, 3], cuda: [[8192, 2048, 8256]], cpu: [[2048, 384, 1536]] },
+  ffn: {
+    make: ffn,
+    lengths: [3, 3],
+    cuda: [
+      [8192, 2048, 8256],
+      [32768, 2048, 8256],
+    ],
+    cpu: [[2048, 384, 1536]],
+  },
   moe: { make: moe, lengths: [3, 5], cuda: [[16384, 2048, 1024, 64, 8]], cpu: [[2048, 384, 768, 8, 2]] },
 }
 
 /** What can be measured by name. */
-export type CaseName = 'copy' | 'gemm' | 'poly' | 'norm' | 'loss' | 'adamw' | 'attention' | 'ffn' | 'moe'
+export type CaseName = 'copy' | 'gemm' | 'linear' | 'poly' | 'norm' | 'loss' | 'adamw' | 'attention' | 'ffn' | 'moe'
 
 /**
  * The lengths that a shape such as `8192x8256` asks for.

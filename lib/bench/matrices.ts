@@ -2,7 +2,7 @@
 import { grad } from '../grad.ts'
 import { native } from '../native.ts'
 import { Mlp, Moe } from '../nn/index.ts'
-import { tensor } from '../ops/create.ts'
+import { tensor, zeros } from '../ops/create.ts'
 import { scope, Tensor } from '../tensor.ts'
 import * as oracle from './oracles.ts'
 import { bytesOf, dot, expectNear, free, normal, type Place, rowsAt, sets, setsFor, spread, type Work } from './work.ts'
@@ -12,43 +12,76 @@ const named = (...lengths: number[]): string => lengths.join(' x ')
 // The transpose of a matrix, without a copy.
 const turned = (t: Tensor): Tensor => new Tensor(native.permute(t.handle, [1, 0]))
 
-/** y (m, n) = a (m, k) b (k, n), with each operand stored by rows (N) or turned (T). Shape: m, n, k. */
-export function gemm([m, n, k]: readonly number[], place: Place): Work[] {
-  const { dtype } = place
-  const bytes = (m! * k! + k! * n! + m! * n!) * bytesOf(dtype)
+type Layout = 'NN' | 'NT' | 'TN'
+
+// y (m, n) = a (m, k) b (k, n), with each operand stored by rows (N) or turned (T); `adds`: to a float32 y (TN only).
+function product(
+  [m, n, k]: readonly [number, number, number],
+  layout: Layout,
+  place: Place,
+  { name = `gemm ${layout}`, adds = false }: { name?: string; adds?: boolean } = {},
+): Work {
+  const { dtype, device } = place
+  const bytes = (m * k + k * n) * bytesOf(dtype) + m * n * (adds ? 8 : bytesOf(dtype))
   const count = setsFor(bytes)
-  return (['NN', 'NT', 'TN'] as const).map((layout) => {
-    const data = sets(count, () => ({
-      a: layout[0] === 'N' ? normal([m!, k!], place) : turned(normal([k!, m!], place)),
-      b: layout[1] === 'N' ? normal([k!, n!], place) : turned(normal([n!, k!], place)),
-    }))
-    return {
-      name: `gemm ${layout}`,
-      shape: named(m!, n!, k!),
-      dtype,
-      bytes,
-      operations: 2 * m! * n! * k!,
-      sets: count,
-      run: (s) => free(native.matmul(data[s]!.a.handle, data[s]!.b.handle)),
-      check: () => {
-        const { a, b } = data[0]!
-        const y = new Tensor(native.matmul(a.handle, b.handle))
-        const [rows, cols] = [spread(m!, 4), spread(n!, 8)]
-        const [as, bs, ys] = [rowsAt(a, rows), rowsAt(turned(b), cols), rowsAt(y, rows)]
-        for (const [i, row] of rows.entries())
-          expectNear(
-            cols.map((c) => ys[i]![c]!),
-            bs.map((col) => dot(as[i]!, col)),
-            dtype,
-            `gemm ${layout}, row ${row}`,
-          )
-        y.dispose()
-      },
-      peer: { kind: 'gemm', m, n, k, layout },
-    } satisfies Work
-  })
+  const sum = (): Tensor => zeros([m, n], { dtype: 'float32', device })
+  const data = sets(count, () => ({
+    a: normal(layout[0] === 'N' ? [m, k] : [k, m], place),
+    b: normal(layout[1] === 'N' ? [k, n] : [n, k], place),
+    y: adds ? sum() : null,
+  }))
+  const views = data.map(({ a, b }) => ({
+    a: layout[0] === 'N' ? a : turned(a),
+    b: layout[1] === 'N' ? b : turned(b),
+  }))
+  const multiply = (s: number, into: Tensor | null) =>
+    into
+      ? native.linearGradWeight(data[s]!.b.handle, data[s]!.a.handle, into.handle)
+      : native.matmul(views[s]!.a.handle, views[s]!.b.handle)
+  return {
+    name,
+    shape: named(m, n, k),
+    dtype,
+    bytes,
+    operations: 2 * m * n * k,
+    sets: count,
+    run: (s) => free(multiply(s, data[s]!.y)),
+    check: () => {
+      const { a, b } = views[0]!
+      const y = new Tensor(multiply(0, adds ? sum() : null))
+      const [rows, cols] = [spread(m, 4), spread(n, 8)]
+      const [as, bs, ys] = [rowsAt(a, rows), rowsAt(turned(b), cols), rowsAt(y, rows)]
+      for (const [i, row] of rows.entries())
+        expectNear(
+          cols.map((c) => ys[i]![c]!),
+          bs.map((col) => dot(as[i]!, col)),
+          dtype,
+          `${name}, row ${row}`,
+        )
+      y.dispose()
+    },
+    peer: { kind: 'gemm', m, n, k, layout },
+  }
 }
+
+/** y (m, n) = a (m, k) b (k, n), with each operand stored by rows (N) or turned (T). Shape: m, n, k. */
+export const gemm = ([m, n, k]: readonly number[], place: Place): Work[] =>
+  (['NN', 'NT', 'TN'] as const).map((layout) => product([m!, n!, k!], layout, place))
 gemm.shape = 'm, n, k'
+
+/**
+ * The three products of a layer: forward, the gradient of its input, and that of its weight, added to a float32 one.
+ * Shape: tokens, in, out.
+ */
+export const linear = ([tokens, inputs, outputs]: readonly number[], place: Place): Work[] => {
+  const [m, k, n] = [tokens!, inputs!, outputs!]
+  return [
+    product([m, n, k], 'NT', place, { name: 'linear y = x @ W^T' }),
+    product([m, k, n], 'NN', place, { name: 'linear dx = dy @ W' }),
+    product([n, k, m], 'TN', place, { name: 'linear dW += dy^T @ x', adds: true }),
+  ]
+}
+linear.shape = 'tokens, in, out'
 
 // Forward and backward of a layer, its gradients freed.
 function passes(forward: (x: Tensor) => Tensor, x: Tensor, dy: Tensor, parameters: Tensor[]): (Tensor | null)[] {

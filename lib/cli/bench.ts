@@ -31,6 +31,23 @@ function line(f: Figures): string {
     .trimEnd()
 }
 
+/** Of each case with several figures: how the others compare over all of them. */
+function* summaries(figures: readonly Figures[]): Generator<string> {
+  const groups = new Map<string, Figures[]>()
+  for (const f of figures) {
+    const name = f.name.split(' ')[0]!
+    groups.set(name, [...(groups.get(name) ?? []), f])
+  }
+  for (const [name, group] of groups)
+    for (const other of new Set(group.flatMap((f) => Object.keys(f.beside)))) {
+      const ratios = group.flatMap((f) => f.beside[other]?.ratio ?? [])
+      if (ratios.length < 2) continue
+      const mean = Math.exp(ratios.reduce((sum, r) => sum + Math.log(r), 0) / ratios.length)
+      const least = Math.min(...ratios)
+      yield `${name.padEnd(30)} ${other}: geometric mean ${mean.toFixed(3)}x, least ${least.toFixed(3)}x of ${ratios.length}`
+    }
+}
+
 export async function benchCommand({ positionals, options }: Arguments<typeof commands.bench>): Promise<number> {
   const asked = positionals.length ? positionals : all.filter((name) => name !== 'overhead')
   for (const name of asked)
@@ -68,6 +85,7 @@ export async function benchCommand({ positionals, options }: Arguments<typeof co
         f.operations ? `${percent(f.rate / ceilings.rate).padStart(8)} of the product ` : ''
       }${percent(shareOfRoof(f, ceilings)).padStart(8)} of the roof`,
     )
+  for (const summary of summaries(figures)) console.log(summary)
   for (const o of result.overhead ?? [])
     console.log(
       `${o.name.padEnd(30)} ${o.median.toFixed(0).padStart(8)} ns, ${o.p99.toFixed(0)} ns at the 99th percentile`,

@@ -10,6 +10,7 @@ const device = getDefaultDevice()
 const tiny = {
   copy: '1000',
   gemm: '33x40x24',
+  linear: '33x24x40',
   poly: '5x37',
   norm: '5x37',
   loss: '6x29',
