@@ -31,7 +31,6 @@ enum class PolyStep {
   relu,       // h = a @ b goes to `pre` if that is given, y = polyRelu(h), of h as it is rounded
   reluGrad,   // dy = a @ b; y = the gradient of h, and each tile's share of the coefficients' gradients
   squares,    // y = a @ b, and of each row of it the sums of y^2k, of y as it is rounded
-  products,   // y = a @ b, and of each row of it the sums of y (scale h)^k, of y as it is rounded
   normInside  // y = polyNorm(a) @ b: a is h, and each of its elements becomes one of polyNorm(h), rounded, on its way
 };
 
@@ -42,13 +41,14 @@ struct PolyPart {
   int order = 0;
   const float *weight = nullptr, *bias = nullptr;
   int sets = 1;
-  const void* h = nullptr;  // (m, n) as y, for reluGrad and products
-  // (m, order + 1): the scale of each row of h, then its inverse norms (math/poly.h) from the first power on; for
-  // products (the scale alone) and normInside.
+  const void* h = nullptr;  // (m, n) as y, for reluGrad
+  // normInside: (m, order + 1), the scale of each row of h, then its inverse norms (math/poly.h) from the first power
+  // on; and where polyNorm(h) goes, like h, unless null: the blocks of the first columns of y write it.
   const float* norms = nullptr;
-  // squares: (m, parts, order), from the first power on; products: (m, parts, order + 1), from the zeroth on; a part is
-  // partCols columns. reluGrad: (bands, tiles across, order + 1) from the zeroth on, of the tiles of 128 x 128 of y,
-  // where every group's rows begin a band of their own (findBand in device/product.cuh).
+  void* kept = nullptr;
+  // squares: (m, parts, order), from the first power on, of so many columns a part. reluGrad: (bands of 128 rows,
+  // parts, order + 1) from the zeroth on, where every group's rows begin a band of their own (findBand in
+  // device/product.cuh); the coefficients' gradients are all the parts of the bands.
   float* sums = nullptr;
 };
 
@@ -118,8 +118,11 @@ bool smallTileOnly(const Product& p);
 // cols: of a tile, 128 or 256; 0: whichever should end first.
 bool gemmSm90(const Product& p, int cols = 0);
 
-// Products with a polynomial step, of bf16 and f16. A row of y is summed up in parts of so many columns.
-constexpr int polyTile = 128, polyPartColsSm80 = 64, polyPartColsSm90 = 128;
+// Products with a polynomial step, of bf16 and f16. A row of y is summed up in parts of so many columns; a band of rows
+// in so many parts.
+constexpr int polyBand = 128, polyPartColsSm80 = 64, polyPartColsSm90 = 256;
+HD int polyBandPartsSm80(int n) { return (n + 127) / 128; }
+HD int polyBandPartsSm90(int n) { return (n + 255) / 256 * 2; }
 // Whether there is a kernel for this one: layouts, alignment, order.
 bool polyOnSm80(const Product& p);
 bool polyOnSm90(const Product& p);

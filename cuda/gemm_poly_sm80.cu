@@ -1,7 +1,7 @@
 // Products with a polynomial activation in them, on the tensor cores of sm_80 and later: tiles of 128 x 128, two blocks
 // a multiprocessor, so that one does the activation's work while the other multiplies.
 //
-// The tile of h that the gradients read comes through the ring of stages, behind the depth's last ones. normInside
+// The tile of h that the gradient reads comes through the ring of stages, behind the depth's last ones. normInside
 // works on each tile of a where its copies have laid it, before the barrier that shows it to the other warps: each
 // thread on what it copied itself.
 #include "gemm_sm80.cuh"
@@ -14,7 +14,7 @@ using S = Medium;
 constexpr int stageBytes = S::aBytes + S::bBytes, packBytes = 16;
 constexpr int packsOfWarp = S::warpRows * S::warpCols / 8 / 32;  // that a lane takes; each is four rows below the last
 constexpr int packsOfStage = stageBytes / packBytes / S::threads;
-static_assert(S::threads == S::rows && S::warpCols == polyPartColsSm80 && S::rows == polyTile && S::cols == polyTile);
+static_assert(S::threads == S::rows && S::warpCols == polyPartColsSm80 && S::rows == polyBand);
 static_assert(packsOfWarp <= 2 * packsOfStage && S::stages == 4 && 2 * 16 * S::stagingRow * 4 <= stageBytes);
 
 // What normInside makes of an element x: the polynomial of scale x. All rows share the bias.
@@ -26,14 +26,13 @@ struct alignas(16) RowFactors {
 template <int R>
 struct PolyStorage : Storage<S> {
   RowFactors<R> rows[S::rows];  // normInside
-  float scale[S::rows];         // products
   float w[R + 1];               // relu, reluGrad: coefficients by power
   double perWarp[S::threads / 32][R + 1];
 };
 
 template <class T, PolyStep step, int R>
 struct OnTheWay {
-  static constexpr bool readsH = step == PolyStep::reluGrad || step == PolyStep::products;
+  static constexpr bool readsH = step == PolyStep::reluGrad;
   static constexpr bool oneProduct = true;
   static constexpr bool worksOnA = step == PolyStep::normInside;
   const Product& p;
@@ -49,7 +48,6 @@ struct OnTheWay {
     const bool inside = row < s.place.rows;
     if constexpr (step == PolyStep::relu || step == PolyStep::reluGrad)
       if (line <= R) s.w[line] = coefficient(line);
-    if constexpr (step == PolyStep::products) s.scale[line] = inside ? q.norms[row * (R + 1)] : 1;
     if constexpr (step == PolyStep::normInside) {
       float w[R + 1], inverse[R], value[R + 1];
       RowFactors<R> factors;
@@ -87,7 +85,7 @@ struct OnTheWay {
   __device__ __forceinline__ Held load(const unsigned char* chunk, int line) const {
     return {loadPack<8>(reinterpret_cast<const T*>(chunk)), s.rows[line]};
   }
-  __device__ __forceinline__ void store(unsigned char* chunk, const Held& held) const {
+  __device__ __forceinline__ void store(unsigned char* chunk, const Held& held, int line, int left) const {
     float value[R + 1];
     value[0] = bias;
 #pragma unroll
@@ -97,14 +95,18 @@ struct OnTheWay {
     for (int i = 0; i < 4; i++)
       words[i] = packTwo<T>(poly::horner(R, (float)held.x.at[2 * i] * held.row.scale, value),
                             poly::horner(R, (float)held.x.at[2 * i + 1] * held.row.scale, value));
-    *reinterpret_cast<uint4*>(chunk) = make_uint4(words[0], words[1], words[2], words[3]);
+    const uint4 made = make_uint4(words[0], words[1], words[2], words[3]);
+    *reinterpret_cast<uint4*>(chunk) = made;
+    if (p.poly.kept && s.place.col == 0 && s.place.row + line < s.place.rows)
+      *reinterpret_cast<uint4*>(reinterpret_cast<T*>(p.poly.kept) + (s.place.row + line + 1) * (int64_t)p.k - left) =
+          made;
   }
 };
 
 // What becomes of eight neighbours of the product, `v`, given those of h; sums: what the step adds up, of them as well.
 template <class T, PolyStep step, int R>
-__device__ __forceinline__ Pack<T, 8> finishEight(const float (&v)[8], const Pack<T, 8>& h, float scale,
-                                                  const float* coefficients, Pack<T, 8>& rounded, float* sums) {
+__device__ __forceinline__ Pack<T, 8> finishEight(const float (&v)[8], const Pack<T, 8>& h, const float* coefficients,
+                                                  Pack<T, 8>& rounded, float* sums) {
   Pack<T, 8> out;
 #pragma unroll
   for (int e = 0; e < 8; e++) {
@@ -118,7 +120,6 @@ __device__ __forceinline__ Pack<T, 8> finishEight(const float (&v)[8], const Pac
     } else {
       out.at[e] = rounded.at[e];
       if constexpr (step == PolyStep::squares) poly::addSquares(R, (float)out.at[e], sums);
-      if constexpr (step == PolyStep::products) poly::addProducts(R, x * scale, (float)out.at[e], sums);
     }
   }
   return out;
@@ -129,8 +130,7 @@ template <class T, PolyStep step, int R>
 __global__ void __launch_bounds__(S::threads, S::blocks) polyTensorKernel(const __grid_constant__ Product p) {
   using Way = OnTheWay<T, step, R>;
   constexpr bool bTurned = !Way::readsH;
-  constexpr bool sumsRows = step == PolyStep::squares || step == PolyStep::products;
-  constexpr int count = step == PolyStep::squares ? R : R + 1;  // of sums
+  constexpr bool sumsRows = step == PolyStep::squares;
   auto& s = sharedMemory<PolyStorage<R>>();
   Place at;
   if (!place(p, S::rows, S::cols, S::deep, at)) return;
@@ -173,12 +173,11 @@ __global__ void __launch_bounds__(S::threads, S::blocks) polyTensorKernel(const 
       if constexpr (Way::readsH)
         h = loadPack<8>(reinterpret_cast<const T*>(stageAt(pack / packsOfStage) +
                                                    (pack % packsOfStage * S::threads + threadIdx.x) * packBytes));
-      const float scale = step == PolyStep::products ? s.scale[warpRow<S>() + lane() / 8 + below] : 1;
-      constexpr int N = powerOfTwo(count);
+      constexpr int N = powerOfTwo(R);
       float rowSums[N] = {};
       if (inside) {
-        const Pack<T, 8> out = finishEight<T, step, R>(v, h, scale, coefficients, rounded,
-                                                       step == PolyStep::reluGrad ? pieceSums : rowSums);
+        const Pack<T, 8> out =
+            finishEight<T, step, R>(v, h, coefficients, rounded, step == PolyStep::reluGrad ? pieceSums : rowSums);
         if constexpr (step == PolyStep::relu)
           if (p.pre) storePack(reinterpret_cast<T*>(p.pre) + to, rounded);
         storePack(reinterpret_cast<T*>(p.y) + to, out);
@@ -186,8 +185,8 @@ __global__ void __launch_bounds__(S::threads, S::blocks) polyTensorKernel(const 
       if constexpr (sumsRows) {
         const float whole = scatterSum<N, 8>(rowSums);
         const int parts = (p.n + S::warpCols - 1) / S::warpCols, part = col / S::warpCols, k = lane() % 8;
-        if (below < rowsLeft && part < parts && k < count)
-          p.poly.sums[((int64_t)(row + below) * parts + part) * count + k] = whole;
+        if (below < rowsLeft && part < parts && k < R)
+          p.poly.sums[((int64_t)(row + below) * parts + part) * R + k] = whole;
       }
     }
     if constexpr (step == PolyStep::reluGrad)
@@ -205,8 +204,8 @@ __global__ void __launch_bounds__(S::threads, S::blocks) polyTensorKernel(const 
     if (threadIdx.x <= R) {
       double whole = 0;
       for (int i = 0; i < S::threads / 32; i++) whole += s.perWarp[i][threadIdx.x];
-      const int64_t across = (p.n + S::cols - 1) / S::cols;
-      p.poly.sums[(s.place.band * across + s.place.col / S::cols) * (R + 1) + threadIdx.x] = (float)whole;
+      const int64_t parts = polyBandPartsSm80(p.n);
+      p.poly.sums[(s.place.band * parts + s.place.col / S::cols) * (R + 1) + threadIdx.x] = (float)whole;
     }
   }
 }
@@ -226,8 +225,6 @@ void runStep(const Product& p) {
       return run<T, PolyStep::reluGrad, R>(p);
     case PolyStep::squares:
       return run<T, PolyStep::squares, R>(p);
-    case PolyStep::products:
-      return run<T, PolyStep::products, R>(p);
     case PolyStep::normInside:
       return run<T, PolyStep::normInside, R>(p);
     case PolyStep::none:
@@ -239,14 +236,14 @@ void runStep(const Product& p) {
 
 bool polyOnSm80(const Product& p) {
   const PolyPart& q = p.poly;
-  const bool readsH = q.step == PolyStep::reluGrad || q.step == PolyStep::products;
+  const bool readsH = q.step == PolyStep::reluGrad;
   // Exact orders: a coefficient of zero would make a NaN of an infinite x.
   if (p.type == Dtype::bfloat16 ? q.order < 2 || q.order > 4 : p.type != Dtype::float16 || q.order != 3) return false;
   if (q.step == PolyStep::none || p.out != p.type || p.grouped == Grouped::depth || p.parts > 1) return false;
   if (p.a.transposed || p.b.transposed == readsH) return false;
   if (copyWidth(p, true) < 16 || copyWidth(p, false) < 16 || p.n % 8 || p.yStep != p.n) return false;
   if (q.step == PolyStep::normInside && p.k % 8) return false;  // chunks are inside the depth or beyond it
-  return ((uintptr_t)p.y | (uintptr_t)p.pre | (uintptr_t)q.h) % 16 == 0;
+  return ((uintptr_t)p.y | (uintptr_t)p.pre | (uintptr_t)q.h | (uintptr_t)q.kept) % 16 == 0;
 }
 
 void gemmPolySm80(const Product& p) {

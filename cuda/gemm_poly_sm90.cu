@@ -1,6 +1,9 @@
-// Products with a polynomial activation on Hopper. What a tile of y needs of it is done in turns, so that one
-// warpgroup's polynomials run beside the other's products; polyNorm of a's elements is done on their way to the tensor
-// cores.
+// Products with a polynomial activation on Hopper, in tiles of 128 x 256: what y needs of it is done as the tile
+// leaves, polyNorm of a's elements on their way to the tensor cores.
+//
+// Two warpgroups in turns would hide what is done as a tile leaves, but only in tiles of 128 x 128, which move 160
+// bytes of shared memory a clock where 128 can be moved: a quarter slower, where 64 x 256 elements of a polynomial by 4
+// warps cost 5 to 12 % of the products before them at a depth of 2048.
 #include <algorithm>
 
 #include "gemm_sm90.cuh"
@@ -11,17 +14,17 @@ namespace {
 
 using namespace sm90;
 
-constexpr int turnCols = polyTile, insideCols = 256, mostOrder = 4;
+constexpr int cols = polyPartColsSm90, mostOrder = 4;
 
 struct PolyWork : Work {
   TensorMap beside;  // h as it is read, or `pre` as it is written
 };
-struct TurnStorage : Storage<turnCols> {
+struct PolyStorage : Storage<cols> {
   PhaseBarrier beside[consumers][2];  // a piece of h is there
   float perWarp[consumers][4][mostOrder + 1];
 };
 
-constexpr bool readsH(PolyStep step) { return step == PolyStep::reluGrad || step == PolyStep::products; }
+constexpr bool readsH(PolyStep step) { return step == PolyStep::reluGrad; }
 
 // By power; the bias may be left out.
 template <int R>
@@ -61,29 +64,29 @@ struct Leaving : Pieces {
   }
 };
 
-// What a warpgroup does with a tile of 128 x 128 sums that it has made.
+// What a warpgroup does with the 64 x 256 sums that it has made.
 template <class T, int R, PolyStep step>
 struct Finisher : Leaving<T> {
   using Leaving<T>::w, Leaving<T>::t, Leaving<T>::group, Leaving<T>::out;
   static constexpr int terms = step == PolyStep::squares ? R : R + 1;  // that are summed up
 
-  TurnStorage& mem;
+  PolyStorage& mem;
   unsigned parity = 0;          // a bit for each of the two pieces
   float coefficients[R + 1]{};  // relu: by power; reluGrad: their slopes
   float total[terms]{};         // reluGrad: this thread's, of the tile
 
-  __device__ __forceinline__ Finisher(const PolyWork& w, TurnStorage& mem, int group)
+  __device__ __forceinline__ Finisher(const PolyWork& w, PolyStorage& mem, int group)
       : Leaving<T>(w, mem.out[group], group), mem(mem) {}
 
   // Pieces of h, in the order in which they are worked on: two find room at a time, and leave as y from the same place.
-  __device__ __forceinline__ int across(const Tile& at) const { return at.col + 64 < w.p.n ? 2 : 1; }
+  __device__ __forceinline__ int rowOf(const Tile& at) const { return at.row + group * 64; }
   __device__ __forceinline__ int pieces(const Tile& at) const {
-    return at.row + 64 < at.end ? 2 * across(at) : across(at);
+    return rowOf(at) < at.end ? min(cols, w.p.n - at.col + 63) / 64 : 0;
   }
   __device__ __forceinline__ void request(const Tile& at, int i) {
     PhaseBarrier& there = mem.beside[group][i % 2];
     there.arriveExpecting(halfBytes);
-    loadTile(out[i % 2], w.beside, at.col + i % across(at) * 64, at.row + i / across(at) * 64, 0, there);
+    loadTile(out[i % 2], w.beside, at.col + i * 64, rowOf(at), 0, there);
   }
 
   // Before the products.
@@ -91,14 +94,13 @@ struct Finisher : Leaving<T> {
     if constexpr (readsH(step)) {
       if (t == 0) {
         waitStoresRead<0>();
-        request(at, 0);
-        if (pieces(at) > 1) request(at, 1);
+        for (int i = 0; i < min(2, pieces(at)); i++) request(at, i);
       }
       __syncwarp();
     }
   }
 
-  __device__ __forceinline__ void finish(const Tile& at, float (&d)[2][turnCols / 2]) {
+  __device__ __forceinline__ void finish(const Tile& at, float (&d)[cols / 2]) {
     if constexpr (step == PolyStep::relu || step == PolyStep::reluGrad) {
       float c[R + 1];
       loadCoefficients<R>(w.p.poly, at.batch, c);
@@ -111,23 +113,21 @@ struct Finisher : Leaving<T> {
         for (int k = 0; k < terms; k++) total[k] = 0;
       }
     }
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const int row = at.row + half * 64;
-      if (row >= at.end) break;
+    if (rowOf(at) < at.end) {
       if constexpr (step == PolyStep::relu)
-        activate(at, row, d[half]);
+        activate(at, d);
       else
-        sumUp(at, row, half, d[half]);
+        sumUp(at, d);
     }
     if constexpr (step == PolyStep::reluGrad) joinTotals(at);
   }
 
  private:
-  __device__ __forceinline__ void activate(const Tile& at, int row, const float (&d)[turnCols / 2]) {
+  __device__ __forceinline__ void activate(const Tile& at, const float (&d)[cols / 2]) {
     const Product& p = w.p;
+    const int row = rowOf(at);
 #pragma unroll
-    for (int c = 0; c < turnCols; c += 64) {
+    for (int c = 0; c < cols; c += 64) {
       const int col = at.col + c;
       if (col >= p.n) break;
       uint32_t h[4][4];
@@ -151,10 +151,10 @@ struct Finisher : Leaving<T> {
   }
 
   // Two neighbours: what becomes of them in y, and their share of the sums.
-  __device__ __forceinline__ uint32_t pair(float first, float second, uint32_t h, float scale, float (&sums)[terms]) {
-    float x0 = 0, x1 = 0;
-    if constexpr (readsH(step)) unpackTwo<T>(h, x0, x1);
+  __device__ __forceinline__ uint32_t pair(float first, float second, uint32_t h, float (&sums)[terms]) {
     if constexpr (step == PolyStep::reluGrad) {
+      float x0, x1;
+      unpackTwo<T>(h, x0, x1);
       poly::addProducts(R, poly::positive(x0), first, sums);
       poly::addProducts(R, poly::positive(x1), second, sums);
       return packTwo<T>(poly::polyReluGrad(R, x0, first, coefficients),
@@ -162,33 +162,24 @@ struct Finisher : Leaving<T> {
     }
     const uint32_t both = packTwo<T>(first, second);
     unpackTwo<T>(both, first, second);
-    if constexpr (step == PolyStep::squares) {
-      poly::addSquares(R, first, sums);
-      poly::addSquares(R, second, sums);
-    } else {
-      poly::addProducts(R, scale * x0, first, sums);
-      poly::addProducts(R, scale * x1, second, sums);
-    }
+    poly::addSquares(R, first, sums);
+    poly::addSquares(R, second, sums);
     return both;
   }
 
-  __device__ __forceinline__ void sumUp(const Tile& at, int row, int half, float (&d)[turnCols / 2]) {
+  __device__ __forceinline__ void sumUp(const Tile& at, float (&d)[cols / 2]) {
     const Product& p = w.p;
-    if (at.col + turnCols > p.n) {  // columns that are not there are zero, unless a row of a is not finite
+    const int row = rowOf(at);
+    if (at.col + cols > p.n) {  // columns that are not there are zero, unless a row of a is not finite
 #pragma unroll
-      for (int i = 0; i < turnCols / 2; i++)
+      for (int i = 0; i < cols / 2; i++)
         if (at.col + i / 4 * 8 >= p.n) d[i] = 0;
     }
     const int rows[2] = {row + resultRow(t, 0), row + resultRow(t, 2)};
-    float sums[2][terms] = {}, scale[2] = {1, 1};
-    if constexpr (step == PolyStep::products) {
+    float sums[2][terms] = {};
 #pragma unroll
-      for (int i = 0; i < 2; i++)
-        if (rows[i] < at.end) scale[i] = p.poly.norms[(int64_t)rows[i] * (R + 1)];
-    }
-#pragma unroll
-    for (int c = 0; c < turnCols; c += 64) {
-      const int col = at.col + c, index = half * across(at) + c / 64;
+    for (int c = 0; c < cols; c += 64) {
+      const int col = at.col + c, index = c / 64;
       if (col >= p.n) break;
       unsigned char* piece;
       if constexpr (readsH(step)) {
@@ -204,7 +195,7 @@ struct Finisher : Leaving<T> {
         uint32_t h[4] = {}, r[4];
         if constexpr (readsH(step)) loadMatrices(h, piece + this->place(j));
 #pragma unroll
-        for (int i = 0; i < 4; i++) r[i] = pair(v[2 * i], v[2 * i + 1], h[i], scale[i % 2], sums[i % 2]);
+        for (int i = 0; i < 4; i++) r[i] = pair(v[2 * i], v[2 * i + 1], h[i], sums[i % 2]);
         storeMatrices(piece + this->place(j), r);
       }
       this->leave(w.y, p.y, piece, col, row, at.end);
@@ -221,10 +212,10 @@ struct Finisher : Leaving<T> {
         for (int k = 0; k < terms; k++) total[k] += rows[i] < at.end ? sums[i][k] : 0;
     } else {
       // The four lanes that share a row have all of it that is in the tile.
-      const int64_t parts = (p.n + turnCols - 1) / turnCols;
+      const int64_t parts = (p.n + cols - 1) / cols;
 #pragma unroll
       for (int i = 0; i < 2; i++) {
-        float* to = p.poly.sums + (rows[i] * parts + at.col / turnCols) * terms;
+        float* to = p.poly.sums + (rows[i] * parts + at.col / cols) * terms;
 #pragma unroll
         for (int k = 0; k < terms; k++) {
           const float sum = warpSum<4>(sums[i][k]);
@@ -244,33 +235,33 @@ struct Finisher : Leaving<T> {
     if (t >= terms) return;
     float sum = 0;
     for (int i = 0; i < 4; i++) sum += mem.perWarp[group][i][t];
-    const int64_t across = (w.p.n + turnCols - 1) / turnCols;
-    w.p.poly.sums[(at.band * across + at.col / turnCols) * terms + t] = sum;
+    const int64_t parts = polyBandPartsSm90(w.p.n);
+    w.p.poly.sums[(at.band * parts + at.col / cols * consumers + group) * terms + t] = sum;
   }
 };
 
-// One block a multiprocessor, tile after tile, the warpgroups in turns.
+// One block a multiprocessor, tile after tile, the warpgroups 64 rows each.
 template <class T, int R, PolyStep step>
-__global__ void __launch_bounds__(threads, 1) polyTurnKernel(const __grid_constant__ PolyWork w) {
+__global__ void __launch_bounds__(threads, 1) polyLeavingKernel(const __grid_constant__ PolyWork w) {
 #ifdef HAS_SM90A
   constexpr bool turnedB = readsH(step);
-  auto& mem = sharedMemory<TurnStorage>();
+  auto& mem = sharedMemory<PolyStorage>();
   const int group = __shfl_sync(~0u, (int)threadIdx.x / 128, 0);
   if (threadIdx.x == 0)
     for (int i = 0; i < consumers * 2; i++) mem.beside[i / 2][i % 2].init(1);
-  initBarriers(mem, 1);
+  initBarriers(mem, consumers);
   if (group == consumers) {
-    runProducer<turnCols, false, turnedB>(w, mem);
+    runProducer<cols, false, turnedB>(w, mem);
   } else {
     takeRegisters<232>();
-    Multiplier<T, turnCols, false, turnedB> multiplier(w, mem, group);
+    Multiplier<T, cols, false, turnedB> multiplier(w, mem, group);
     Finisher<T, R, step> finisher(w, mem, group);
     Tile at;
     while (multiplier.take(at)) {
       finisher.begin(at);
-      float d[2][turnCols / 2];
+      float d[1][cols / 2];
       multiplier.multiply(at, d);
-      finisher.finish(at, d);
+      finisher.finish(at, d[0]);
     }
     if (multiplier.t == 0) waitStoresRead<0>();
   }
@@ -322,22 +313,38 @@ struct InsideMultiplier : Leaving<T> {
   using Leaving<T>::w, Leaving<T>::t, Leaving<T>::group;
   using Held = uint32_t[depth / 16][4];
 
-  Storage<insideCols>& mem;
+  Storage<cols>& mem;
   const uint64_t firstB;
-  Turn<Storage<insideCols>::stages> turn;
+  Turn<Storage<cols>::stages> turn;
   RowPolynomials<T, R> polynomials;
 
-  __device__ __forceinline__ InsideMultiplier(const PolyWork& w, Storage<insideCols>& mem, int group)
+  __device__ __forceinline__ InsideMultiplier(const PolyWork& w, Storage<cols>& mem, int group)
       : Leaving<T>(w, mem.out[group], group), mem(mem), firstB(operandAt(mem.stage[0].b, false, halfBytes)) {}
 
-  // The next stage's; `left` of its depth belong to the product.
-  __device__ __forceinline__ int prepare(Held& a, int left) {
+  // Of a stage that begins at k, where the tile is one of the first columns.
+  __device__ __forceinline__ void keep(const Tile& at, const Held& a, int begin) const {
+    T* kept = reinterpret_cast<T*>(w.p.poly.kept);
+    if (!kept || at.col != 0) return;
+#pragma unroll
+    for (int k = 0; k < depth / 16; k++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int row = at.row + group * 64 + resultRow(t, i % 2 * 2);
+        const int col = begin + k * 16 + i / 2 * 8 + resultCol(t, 0);
+        if (row < at.end && col < at.length) *reinterpret_cast<uint32_t*>(kept + (int64_t)row * w.p.k + col) = a[k][i];
+      }
+  }
+
+  // The next stage's, which begins at that depth.
+  __device__ __forceinline__ int prepare(const Tile& at, Held& a, int begin) {
+    const int left = at.length - begin;
     mem.full[turn.stage].wait(turn.parity);
     const unsigned char* from = mem.stage[turn.stage].a + group * halfBytes;
 #pragma unroll
     for (int k = 0; k < depth / 16; k++) loadMatrices(a[k], from + this->place(k));
 #pragma unroll
     for (int k = 0; k < depth / 16; k++) polynomials.apply(a[k]);
+    keep(at, a, begin);
     if (left < depth) {  // the polynomial of nothing is not nothing
 #pragma unroll
       for (int k = 0; k < depth / 16; k++)
@@ -350,9 +357,8 @@ struct InsideMultiplier : Leaving<T> {
     return stage;
   }
   // Afterwards the products before these are done, which read `other`.
-  __device__ __forceinline__ void issue(float (&d)[insideCols / 2], const Held& a, Held& other, int stage,
-                                        bool first) const {
-    const uint64_t b = firstB + stage * (uint64_t)(sizeof(Stage<insideCols>) >> 4);
+  __device__ __forceinline__ void issue(float (&d)[cols / 2], const Held& a, Held& other, int stage, bool first) const {
+    const uint64_t b = firstB + stage * (uint64_t)(sizeof(Stage<cols>) >> 4);
     fenceProducts();
 #pragma unroll
     for (int k = 0; k < depth / 16; k++) addProduct<T, false>(d, a[k], b + k * nextDepth(false), !first || k > 0);
@@ -368,32 +374,32 @@ struct InsideMultiplier : Leaving<T> {
   __device__ __forceinline__ void load(const Tile& at) { polynomials.load(w.p.poly, at, at.row + group * 64); }
 
   // One that was loaded.
-  __device__ __forceinline__ void multiply(const Tile& at, float (&d)[insideCols / 2]) {
+  __device__ __forceinline__ void multiply(const Tile& at, float (&d)[cols / 2]) {
     polynomials.begin();
     Held even, odd = {};
-    int evenStage = prepare(even, at.length), oddStage = 0, last;
+    int evenStage = prepare(at, even, 0), oddStage = 0, last;
     for (int i = 0;; i += 2) {
       issue(d, even, odd, evenStage, i == 0);
       if (i > 0) release(oddStage);
       last = evenStage;
       if (i + 1 == at.steps) break;
-      oddStage = prepare(odd, at.length - (i + 1) * depth);
+      oddStage = prepare(at, odd, (i + 1) * depth);
       issue(d, odd, even, oddStage, false);
       release(evenStage);
       last = oddStage;
       if (i + 2 == at.steps) break;
-      evenStage = prepare(even, at.length - (i + 2) * depth);
+      evenStage = prepare(at, even, (i + 2) * depth);
     }
     waitProducts<0>();
     release(last);
     pinRegisters(d);
   }
 
-  __device__ __forceinline__ void store(const Tile& at, const float (&d)[insideCols / 2]) {
+  __device__ __forceinline__ void store(const Tile& at, const float (&d)[cols / 2]) {
     const int row = at.row + group * 64;
     if (row >= at.end) return;
 #pragma unroll
-    for (int c = 0; c < insideCols; c += 64) {
+    for (int c = 0; c < cols; c += 64) {
       if (at.col + c >= w.p.n) break;
       unsigned char* piece = this->template open<1>();
       this->template narrow<T>(piece, d + c / 2);
@@ -406,20 +412,20 @@ struct InsideMultiplier : Leaving<T> {
 template <class T, int R>
 __global__ void __launch_bounds__(threads, 1) polyInsideKernel(const __grid_constant__ PolyWork w) {
 #ifdef HAS_SM90A
-  auto& mem = sharedMemory<Storage<insideCols>>();
+  auto& mem = sharedMemory<Storage<cols>>();
   const int group = __shfl_sync(~0u, (int)threadIdx.x / 128, 0);
   initBarriers(mem, consumers * 4);
   if (group == consumers) {
-    runProducer<insideCols, false, false>(w, mem);
+    runProducer<cols, false, false>(w, mem);
   } else {
     takeRegisters<232>();
     InsideMultiplier<T, R> multiplier(w, mem, group);
-    Walker walker(w, insideCols);
+    Walker walker(w, cols);
     Tile at, next;
     bool more = walker.take(at);
     if (more) multiplier.load(at);
     while (more) {
-      float d[insideCols / 2];
+      float d[cols / 2];
       multiplier.multiply(at, d);
       more = walker.take(next);
       if (more) multiplier.load(next);
@@ -453,7 +459,6 @@ bool sourcesOf(const Product& p, Sources& s) {
   if (p.m < 1 || p.n % 8 || p.k % 8) return false;
   if (poly.sets > 1 && (p.grouped != Grouped::rows || poly.sets != p.groups)) return false;
 
-  const int cols = poly.step == PolyStep::normInside ? insideCols : turnCols;
   s.a = operandSource(p, p.a, true, p.m, rows), s.b = operandSource(p, p.b, !turnedB, p.n, cols);
   if (p.grouped == Grouped::rows) s.b.length[2] = p.groups, s.b.stride[2] = p.groupStride;
   s.y = s.beside = {p.y, p.type, {p.n, p.m, 1}, {1, p.n, 0}, {64, 64, 1}};
@@ -465,22 +470,20 @@ bool sourcesOf(const Product& p, Sources& s) {
 
 template <class T, int R>
 void launchStep(const PolyWork& w) {
-  auto go = [&](const char* name, auto kernel, int cols, size_t shared) {
+  auto go = [&](const char* name, auto kernel, size_t shared) {
     const int64_t tiles = Tiles(w.p, rows, cols).blocks(w.p);
     launch(name, kernel, {(unsigned)std::min<int64_t>(tiles, device().processors), threads, shared}, w);
   };
-  constexpr size_t turn = sizeof(TurnStorage);
+  constexpr size_t leaving = sizeof(PolyStorage);
   switch (w.p.poly.step) {
     case PolyStep::relu:
-      return go("gemm, polyRelu (sm_90)", polyTurnKernel<T, R, PolyStep::relu>, turnCols, turn);
+      return go("gemm, polyRelu (sm_90)", polyLeavingKernel<T, R, PolyStep::relu>, leaving);
     case PolyStep::reluGrad:
-      return go("gemm, polyReluGrad (sm_90)", polyTurnKernel<T, R, PolyStep::reluGrad>, turnCols, turn);
+      return go("gemm, polyReluGrad (sm_90)", polyLeavingKernel<T, R, PolyStep::reluGrad>, leaving);
     case PolyStep::squares:
-      return go("gemm, squares (sm_90)", polyTurnKernel<T, R, PolyStep::squares>, turnCols, turn);
-    case PolyStep::products:
-      return go("gemm, products (sm_90)", polyTurnKernel<T, R, PolyStep::products>, turnCols, turn);
+      return go("gemm, squares (sm_90)", polyLeavingKernel<T, R, PolyStep::squares>, leaving);
     default:
-      return go("polyNorm, gemm (sm_90)", polyInsideKernel<T, R>, insideCols, sizeof(Storage<insideCols>));
+      return go("polyNorm, gemm (sm_90)", polyInsideKernel<T, R>, sizeof(Storage<cols>));
   }
 }
 

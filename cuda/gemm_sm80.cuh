@@ -139,7 +139,7 @@ __device__ inline int warpCol() {
 struct AsTheyAre {
   static constexpr bool oneProduct = false;  // and not a sum of several
   // Whether it works on what this thread copied of a before anyone reads it: load() what lies at a chunk of 16 bytes of
-  // that line of the tile, store() what it becomes.
+  // that line of the tile, store() what it becomes; so much of the depth is left from there on.
   static constexpr bool worksOnA = false;
   // Once, when the first copies are under way: what it needs in shared memory.
   __device__ void begin() const {}
@@ -220,7 +220,7 @@ __device__ __forceinline__ int sumTile(const Product& p, int2 widths, Storage<S>
     for (int i = 0; i < down; i++) {
       unsigned char* chunk = CopyA::chunkIn(s.bytes) + i * CopyA::apart;
       const auto held = onTheWay.load(chunk, CopyA::line() + i * CopyA::perPass);
-      if (leftInChunk > 0) onTheWay.store(chunk, held);
+      if (leftInChunk > 0) onTheWay.store(chunk, held, CopyA::line() + i * CopyA::perPass, leftInChunk);
     }
   }
   __syncthreads();
@@ -260,7 +260,8 @@ __device__ __forceinline__ int sumTile(const Product& p, int2 widths, Storage<S>
           if (piece == 0) {  // a chunk beside each row of products: the tensor cores need not wait
             const auto held = onTheWay.load(next + i * CopyA::apart, CopyA::line() + i * CopyA::perPass);
             products();
-            if (leftInChunk > 0) onTheWay.store(next + i * CopyA::apart, held);
+            if (leftInChunk > 0)
+              onTheWay.store(next + i * CopyA::apart, held, CopyA::line() + i * CopyA::perPass, leftInChunk);
             continue;
           }
         }

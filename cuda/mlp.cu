@@ -1,5 +1,7 @@
 // The rows of feed-forward layers around a polynomial activation. Where there is a kernel for it (gemm_poly_*.cu), the
 // products do the activation's work; elsewhere each row is a product and a pass.
+#include <optional>
+
 #include "device/product.cuh"
 #include "gemm.h"
 #include "kernels.h"
@@ -37,11 +39,11 @@ struct Stepped {
     p.poly.sets = weight.rank == 2 ? (int)weight.shape[0] : 1;
   }
   explicit operator bool() const { return kernel != Kernel::none; }
-  int parts() const { return (p.n - 1) / (kernel == Kernel::sm90 ? polyPartColsSm90 : polyPartColsSm80) + 1; }
-  size_t rowSums(int each) const { return (size_t)p.m * parts() * each * sizeof(float); }
-  size_t tileSums() const {
-    const Tiles tiles(p, polyTile, polyTile);
-    return (size_t)tiles.down * tiles.across * (p.poly.order + 1) * sizeof(float);
+  int rowParts() const { return (p.n - 1) / (kernel == Kernel::sm90 ? polyPartColsSm90 : polyPartColsSm80) + 1; }
+  int bandParts() const { return kernel == Kernel::sm90 ? polyBandPartsSm90(p.n) : polyBandPartsSm80(p.n); }
+  size_t rowSums() const { return (size_t)p.m * rowParts() * p.poly.order * sizeof(float); }
+  size_t bandSums() const {
+    return (size_t)Tiles(p, polyBand, p.n).down * bandParts() * (p.poly.order + 1) * sizeof(float);
   }
   void multiply() const { kernel == Kernel::sm90 ? gemmPolySm90(p) : gemmPolySm80(p); }
 };
@@ -64,12 +66,12 @@ void polyReluUp(View x, View up, View offsets, View weight, View bias, View h, V
 void polyReluDownGrad(View dout, View down, View offsets, View weight, View h, View dh, View dweight, View dbias) {
   Stepped product(dout, down, offsets, dh, PolyStep::reluGrad, (int)weight.cols());
   if (product) {
-    Scratch sums(product.tileSums());
+    Scratch sums(product.bandSums());
     product.coefficients(weight, View());
     product.p.poly.h = h.data;
     product.p.poly.sums = sums.as<float>();
     product.multiply();
-    return joinTiles(sums.as<float>(), product.p, dweight, dbias);
+    return joinBands(sums.as<float>(), product.bandParts(), product.p, dweight, dbias);
   }
   Like dy(h);
   multiply(productOf(dout, down, offsets, dy.view, "polyReluMlp"));
@@ -80,43 +82,27 @@ void polyNormUp(View x, View up, View offsets, double eps, View h, View norms) {
   const int order = (int)norms.cols() - 1;
   Stepped product(x, up, offsets, h, PolyStep::squares, order);
   if (product) {
-    Scratch sums(product.rowSums(order));
+    Scratch sums(product.rowSums());
     product.p.poly.sums = sums.as<float>();
     product.multiply();
-    return polyNorms(h, sums.as<float>(), product.parts(), eps, norms);
+    return polyNorms(h, sums.as<float>(), product.rowParts(), eps, norms);
   }
   multiply(productOf(x, up, offsets, h, "polyNormMlp"));
   polyCompiled(h.dtype, order) ? polyNorms(h, nullptr, 0, eps, norms) : fill(norms, 0);
 }
 
-void polyNormDown(View h, View norms, View weight, View bias, View down, View offsets, double eps, View out) {
+void polyNormDown(View h, View norms, View weight, View bias, View down, View offsets, double eps, View y, View out) {
   Stepped product(h, down, offsets, out, PolyStep::normInside, (int)weight.cols());
   if (product) {
     product.coefficients(weight, bias);
     product.p.poly.norms = norms.as<float>();
+    product.p.poly.kept = y.data;
     return product.multiply();
   }
-  Like y(h);
-  polyNorm(h, weight, bias, setsOf(weight, offsets), eps, y.view);
-  multiply(productOf(y.view, down, offsets, out, "polyNormMlp"));
-}
-
-void polyNormDownGrad(View dout, View down, View offsets, View weight, View bias, double eps, View h, View norms,
-                      View dh, View y, View dweight, View dbias) {
-  const int order = (int)weight.cols();
-  Stepped product(dout, down, offsets, dh, PolyStep::products, order);
-  if (product) {
-    Scratch sums(product.rowSums(order + 1));
-    product.p.poly.h = h.data;
-    product.p.poly.norms = norms.as<float>();
-    product.p.poly.sums = sums.as<float>();
-    product.multiply();
-    return polyNormPass(h, norms, sums.as<float>(), product.parts(), weight, bias, setsOf(weight, offsets), dh, y,
-                        dweight, dbias);
-  }
-  multiply(productOf(dout, down, offsets, y, "polyNormMlp"));  // dy, until y takes its place
-  polyNormGrad(h, weight, setsOf(weight, offsets), eps, y, dh, dweight, dbias);
+  std::optional<Like> own;
+  if (!y.given()) y = own.emplace(h).view;
   polyNorm(h, weight, bias, setsOf(weight, offsets), eps, y);
+  multiply(productOf(y, down, offsets, out, "polyNormMlp"));
 }
 
 }  // namespace cuda

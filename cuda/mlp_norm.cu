@@ -1,8 +1,6 @@
 // What a feed-forward layer around a polynomial activation does beside its products: each row's norms from sums, the
-// gradient as one pass over h and dy, the coefficients' gradients from the shares of tiles.
+// coefficients' gradients from the shares of bands.
 #include "mlp_norm.h"
-
-#include <algorithm>
 
 #include "device/pack.cuh"
 #include "device/product.cuh"
@@ -69,109 +67,22 @@ __global__ void __launch_bounds__(256)
   for (int k = 0; k < R; k++) to[k + 1] = inverse[k];
 }
 
-// What the pass needs of a row.
-template <int R>
-struct RowFactors {
-  float scale, value[R + 1], slope[R], pull[R];
-};
-
-// One warp a run of rows: their factors, and their share of the coefficients' gradients.
-template <int R>
-__global__ void __launch_bounds__(256)
-    rowFactorsKernel(const float* norms, const float* sums, int parts, float count, Runs runs, Sets<float> sets,
-                     RowFactors<R>* factors, double* slots) {
-  const int64_t g = blockIdx.x * (int64_t)warps() + warp();
-  if (g >= runs.groups) return;
-  int set = 0;
-  int64_t setEnd = -1;
-  float w[R + 1];
-  double dw[R + 1] = {};
-  auto flush = [&] {
-#pragma unroll
-    for (int k = 0; k <= R; k++) {
-      if (lane() == 0) slots[(g + set) * (R + 1) + k] = dw[k];
-      dw[k] = 0;
-    }
-  };
-  for (int64_t row = runs.begin(g); row < runs.begin(g + 1); row++) {
-    if (row >= setEnd) {
-      if (setEnd >= 0) flush();
-      set = sets.offsets ? sets.of(row) : 0;
-      setEnd = sets.end(set, runs.rows);
-#pragma unroll
-      for (int k = 0; k <= R; k++) w[k] = sets.at(set, k);
-    }
-    double total[R + 1];
-    sumParts<R + 1>(sums + row * parts * (R + 1), parts, total);
-    float inverse[R], products[R + 1];
-#pragma unroll
-    for (int k = 0; k < R; k++) inverse[k] = norms[row * (R + 1) + k + 1];
-#pragma unroll
-    for (int k = 0; k <= R; k++) products[k] = (float)total[k];
-    RowFactors<R> f;
-    f.scale = norms[row * (R + 1)];
-    poly::valueCoefficients(R, w, inverse, f.value);
-    poly::gradCoefficients(R, w, inverse, products, count, f.scale, f.slope, f.pull);
-    if (lane() == 0) factors[row] = f;
-    dw[0] += total[0];
-#pragma unroll
-    for (int k = 1; k <= R; k++) dw[k] += inverse[k - 1] * total[k];
-  }
-  if (setEnd >= 0) flush();
-}
-
-// A warp makes so many packs a lane of a row.
-constexpr int packsAtATime = 4;
-
-// One warp a piece of a row; dh holds dy.
-template <class T, int R>
-__global__ void __launch_bounds__(256)
-    polyNormPassKernel(const T* h, const RowFactors<R>* factors, int64_t rows, int cols, int pieces, T* dh, T* y) {
-  constexpr int n = perPack<T>, V = packsAtATime;
-  const int64_t index = blockIdx.x * (int64_t)warps() + warp(), row = index / pieces;
-  if (row >= rows) return;
-  const int first = ((int)(index % pieces) * V * 32 + lane()) * n;
-  const int64_t at = row * cols + first;
-  Pack<T, n> x[V], d[V];
-#pragma unroll
-  for (int i = 0; i < V; i++)
-    if (first + i * 32 * n < cols) {
-      x[i] = loadPack<n>(h + at + i * 32 * n);
-      d[i] = loadPack<n>(dh + at + i * 32 * n);
-    }
-  const RowFactors<R> f = factors[row];
-#pragma unroll
-  for (int i = 0; i < V; i++)
-    if (first + i * 32 * n < cols) {
-      Pack<T, n> dx, value;
-#pragma unroll
-      for (int e = 0; e < n; e++) {
-        const float z = (float)x[i].at[e] * f.scale;
-        value.at[e] = T(poly::horner(R, z, f.value));
-        dx.at[e] = T(poly::polyNormGrad(R, z, (float)d[i].at[e], f.slope, f.pull));
-      }
-      storePack(dh + at + i * 32 * n, dx);
-      storePack(y + at + i * 32 * n, value);
-    }
-}
-
 struct JoinShared {
   BlockReduce<double> reduce;
 };
 
-// One block a sum: its threads take tiles in turn, then join in a fixed order. Bands of tiles lie group by group.
+// One block a sum: its threads take parts in turn, then join in a fixed order. Bands lie group by group.
 __global__ void __launch_bounds__(256)
-    joinTilesKernel(const float* sums, const __grid_constant__ Product p, float* dweight, float* dbias) {
+    joinBandsKernel(const float* sums, int64_t parts, const __grid_constant__ Product p, float* dweight, float* dbias) {
   auto& s = sharedMemory<JoinShared>();
   const int order = p.poly.order, set = blockIdx.x / (order + 1), k = blockIdx.x % (order + 1);
-  const int64_t across = (p.n + polyTile - 1) / polyTile;
-  int64_t begin = 0, end = (p.m + polyTile - 1) / polyTile;
+  int64_t begin = 0, end = (p.m + polyBand - 1) / polyBand;
   if (p.grouped == Grouped::rows) {
     auto bands = [&](int from, int to) {
       int64_t sum = 0;
       for (int g = from; g < to; g++) {
         const int rows = clampOffset(p.offsets[g + 1], p.m) - clampOffset(p.offsets[g], p.m);
-        if (rows > 0) sum += (rows + polyTile - 1) / polyTile;
+        if (rows > 0) sum += (rows + polyBand - 1) / polyBand;
       }
       return sum;
     };
@@ -179,7 +90,7 @@ __global__ void __launch_bounds__(256)
     end = begin + (p.poly.sets > 1 ? bands(set, set + 1) : bands(0, p.groups));
   }
   double sum = 0;
-  for (int64_t i = begin * across + threadIdx.x; i < end * across; i += blockDim.x) sum += sums[i * (order + 1) + k];
+  for (int64_t i = begin * parts + threadIdx.x; i < end * parts; i += blockDim.x) sum += sums[i * (order + 1) + k];
   sum = blockSum(sum, s.reduce);
   if (threadIdx.x) return;
   if (k == 0)
@@ -198,28 +109,10 @@ void polyNorms(const View& h, const float* sums, int parts, double eps, const Vi
   });
 }
 
-void polyNormPass(const View& h, const View& norms, const float* sums, int parts, const View& weight, const View& bias,
-                  const View& offsets, const View& dh, const View& y, const View& dweight, const View& dbias) {
-  const int64_t rows = h.rows(), cols = h.cols();
-  withCompiled(h.dtype, (int)weight.cols(), [&](auto tag, auto order) {
-    using T = typename decltype(tag)::type;
-    constexpr int R = decltype(order)::value;
-    const Runs runs{rows, std::min<int64_t>(rows, device().processors * 64)};
-    const Sets<float> sets = setsOf<float>(weight, bias, offsets);
-    Scratch factors(rows * sizeof(RowFactors<R>)), slots(slotBytes(runs, sets.count, R));
-    launch("polyNormMlp: rows", rowFactorsKernel<R>, {dim3(blocksFor(runs.groups, 8))}, norms.as<float>(), sums, parts,
-           (float)cols, runs, sets, factors.as<RowFactors<R>>(), slots.as<double>());
-    joinSlots(slots.as<double>(), runs, offsets, dweight, dbias);
-    const int pieces = (int)blocksFor(cols, packsAtATime * 32 * perPack<T>);
-    launch("polyNormMlp: pass", polyNormPassKernel<T, R>, {dim3(blocksFor(rows * pieces, 8))}, h.as<T>(),
-           factors.as<RowFactors<R>>(), rows, (int)cols, pieces, dh.as<T>(), y.as<T>());
-  });
-}
-
-void joinTiles(const float* sums, const Product& p, const View& dweight, const View& dbias) {
-  launch("polyReluMlp: join", joinTilesKernel,
-         {dim3((unsigned)(dbias.size() * (p.poly.order + 1))), 256, sizeof(JoinShared)}, sums, p, dweight.as<float>(),
-         dbias.as<float>());
+void joinBands(const float* sums, int parts, const Product& p, const View& dweight, const View& dbias) {
+  launch("polyReluMlp: join", joinBandsKernel,
+         {dim3((unsigned)(dbias.size() * (p.poly.order + 1))), 256, sizeof(JoinShared)}, sums, (int64_t)parts, p,
+         dweight.as<float>(), dbias.as<float>());
 }
 
 }  // namespace cuda

@@ -1,5 +1,5 @@
 #pragma once
-// PolyNorm between two products that do its sums: what is left to do for each row, and for each element.
+// What a feed-forward layer around a polynomial activation does beside its products.
 #include "gemm.h"
 #include "kernels.h"
 
@@ -15,11 +15,7 @@ inline bool polyCompiled(Dtype type, int order) {
 // without them from h itself. Rows whose powers leave the range of float are read again, scaled.
 void polyNorms(const View& h, const float* sums, int parts, double eps, const View& norms);
 
-// In place: dh, which holds dy, becomes the gradient of h, and y is polyNorm(h). sums: as PolyStep::products left them.
-void polyNormPass(const View& h, const View& norms, const float* sums, int parts, const View& weight, const View& bias,
-                  const View& offsets, const View& dh, const View& y, const View& dweight, const View& dbias);
-
-// The coefficients' gradients from what PolyStep::reluGrad left: of tiles of `polyTile` rows and columns.
-void joinTiles(const float* sums, const Product& p, const View& dweight, const View& dbias);
+// The coefficients' gradients from what PolyStep::reluGrad left, `parts` for each band of rows.
+void joinBands(const float* sums, int parts, const Product& p, const View& dweight, const View& dbias);
 
 }  // namespace cuda

@@ -168,16 +168,15 @@ struct Epilogue {
 
 // A feed-forward layer around a polynomial activation: h = x @ up, y = act(h), out = y @ down, where the products may
 // do the activation's work on their way. x (rows, in); up (in, H) and down (H, out) as matmul's b, or one for each of E
-// groups of rows, with offsets (E + 1), as groupedMatmul's w. The gradients take down turned: (out, H). weight, bias as
-// poly's: of one set, or of a set a group. h, y, dh (rows, H). norms (rows, order + 1), in the compute type: what
-// polyNormUp leaves for the other two of the same backend, if they want it. polyReluUp's h may be left out.
+// groups of rows, with offsets (E + 1), as groupedMatmul's w; polyReluDownGrad takes down turned: (out, H). weight,
+// bias as poly's: of one set, or of a set a group. h, y, dh (rows, H). norms (rows, order + 1), in the compute type:
+// what polyNormUp leaves for polyNormDown of the same backend, if it wants it. polyReluUp's h and polyNormDown's y may
+// be left out.
 #define MLP_KERNELS(K)                                                                                              \
   K(polyReluUp, (View x, View up, View offsets, View weight, View bias, View h, View y))                            \
   K(polyReluDownGrad, (View dout, View down, View offsets, View weight, View h, View dh, View dweight, View dbias)) \
   K(polyNormUp, (View x, View up, View offsets, double eps, View h, View norms))                                    \
-  K(polyNormDown, (View h, View norms, View weight, View bias, View down, View offsets, double eps, View out))      \
-  K(polyNormDownGrad, (View dout, View down, View offsets, View weight, View bias, double eps, View h, View norms,  \
-                       View dh, View y, View dweight, View dbias))
+  K(polyNormDown, (View h, View norms, View weight, View bias, View down, View offsets, double eps, View y, View out))
 
 // clang-format off
 #define KERNELS(K) \

@@ -25,6 +25,12 @@ export interface PolyNormMlpOptions extends PolyMlpOptions {
   eps?: number
 }
 
+// Of rows that were multiplied with the transpose of `weight`.
+const rowsGradient = (dy: Tensor, weight: Tensor, offsets: Tensor | null): Handle =>
+  offsets
+    ? native.groupedMatmulGradX(dy.handle, weight.handle, offsets.handle)
+    : native.linearGradX(dy.handle, weight.handle)
+
 // The gradients that every such layer has, from those of h = x @ up^T and of the coefficients.
 function gradients(
   x: Tensor,
@@ -42,7 +48,7 @@ function gradients(
   const dx = (): Handle =>
     offsets ? native.groupedMatmulGradX(dh.handle, up.handle, offsets.handle) : native.linearGradX(dh.handle, up.handle)
   return [
-    x.tracked ? new Tensor(dx()) : null,
+    x.tracked ? new Tensor(rowsGradient(dh, up, offsets)) : null,
     gradient(up, x, dh),
     gradient(down, y, dout),
     coefficientGradient(coefficients[0], weight),
@@ -92,9 +98,8 @@ export function polyReluMlp(x: Tensor, weights: PolyMlpWeights, options: PolyMlp
 /**
  * `polyNorm(x @ up^T) @ down^T`, the feed-forward layer around PolyNorm (arXiv 2411.03884, equation 3); with `offsets`
  * that of experts, each with its own matrices. The same as `linear`, `polyNorm`, `linear`, or `groupedMatmul` for
- * experts, but what lies between activation and second product is not kept. On a GPU, in 16 bits, the first product sums
- * up each row as it stores it, the second one applies the activation to what it reads, and the product of the gradient
- * takes the sums that the derivative needs.
+ * experts. On a GPU, in 16 bits, the first product sums up each row as it stores it, and the second one applies the
+ * activation to what it reads, so that nothing passes over memory in between.
  *
  * @param x [..., in], float; with offsets [rows, in], expert by expert
  * @returns [..., out]
@@ -104,34 +109,29 @@ export function polyNormMlp(x: Tensor, weights: PolyMlpWeights, options: PolyNor
   const { up, down, weight, bias } = weights
   const { offsets = null, eps = 1e-6 } = options
   const groups = offsets?.handle ?? null
-  const order = weight.shape.at(-1) ?? 0
-  const made = native.polyNormUp(x.handle, up.handle, order, groups, eps)
-  const [h, norms] = [new Tensor(made[0]), new Tensor(made[1])]
-  const [w, b] = [weight.handle, bias.handle]
   const inputs = [x, up, down, weight, bias]
-  const out = native.polyNormDown(h.handle, norms.handle, w, b, down.handle, groups, eps)
   const kept = recorded(inputs)
-  if (!kept) for (const t of [h, norms]) t.dispose()
+  const [before, sums] = native.polyNormUp(x.handle, up.handle, weight.shape.at(-1) ?? 0, groups, eps)
+  const [h, norms] = [new Tensor(before), new Tensor(sums)]
+  const [w, b] = [weight.handle, bias.handle]
+  const [out, made] = native.polyNormDown(h.handle, norms.handle, w, b, down.handle, groups, eps, kept)
+  const y = new Tensor(made)
+  norms.dispose()
+  if (!kept) for (const t of [h, y]) t.dispose()
   return record(
     'polyNormMlp',
     out,
     inputs,
     (dout) => {
-      const [d, again, ...coefficients] = native.polyNormDownGrad(
-        dout.handle,
-        down.handle,
-        w,
-        b,
-        groups,
-        eps,
-        h.handle,
-        norms.handle,
-      )
-      const [dh, y] = [new Tensor(d), new Tensor(again)]
+      const sets = weight.rank === 2 ? groups : null
+      const dy = new Tensor(rowsGradient(dout, down, offsets))
+      const [d, ...coefficients] = native.polyNormGrad(h.handle, w, sets, eps, dy.handle)
+      dy.dispose()
+      const dh = new Tensor(d)
       const all = gradients(x, weights, offsets, dout, y, dh, coefficients)
-      for (const t of [dh, y]) t.dispose()
+      dh.dispose()
       return all
     },
-    [...(kept ? [h, norms] : []), ...(offsets ? [offsets] : [])],
+    [...(kept ? [h, y] : []), ...(offsets ? [offsets] : [])],
   )
 }

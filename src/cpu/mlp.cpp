@@ -36,24 +36,17 @@ void polyReluDownGrad(View dout, View down, View offsets, View weight, View h, V
   polyReluGrad(h, weight, setsOf(weight, offsets), dy.view, dh, dweight, dbias);
 }
 
-// The other two take each row's sums again: it is in the cache by then.
+// polyNormDown takes each row's sums again: it is in the cache by then.
 void polyNormUp(View x, View up, View offsets, double, View h, View norms) {
   product(x, up, offsets, h);
   fill(norms, 0);
 }
 
-void polyNormDown(View h, View, View weight, View bias, View down, View offsets, double eps, View out) {
-  Like y(h);
-  polyNorm(h, weight, bias, setsOf(weight, offsets), eps, y.view);
-  product(y.view, down, offsets, out);
-}
-
-void polyNormDownGrad(View dout, View down, View offsets, View weight, View bias, double eps, View h, View, View dh,
-                      View y, View dweight, View dbias) {
-  Like dy(h);
-  product(dout, down, offsets, dy.view);
-  polyNormGrad(h, weight, setsOf(weight, offsets), eps, dy.view, dh, dweight, dbias);
+void polyNormDown(View h, View, View weight, View bias, View down, View offsets, double eps, View y, View out) {
+  Like own(y.given() ? View() : h);
+  if (!y.given()) y = own.view;
   polyNorm(h, weight, bias, setsOf(weight, offsets), eps, y);
+  product(y, down, offsets, out);
 }
 
 }  // namespace cpu::ISA

@@ -63,7 +63,6 @@ struct Layer {
 
 using Two = std::tuple<Tensor, Tensor>;
 using Three = std::tuple<Tensor, Tensor, Tensor>;
-using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 // Of no rows.
 void zero(std::initializer_list<Tensor> sums) {
@@ -113,32 +112,16 @@ OP(Two, polyNormUp,
   return {h, norms};
 }
 
-// polyNorm(h) @ down^T.
-OP(Tensor, polyNormDown,
+// polyNorm(h) @ down^T, and polyNorm(h); without `keep` that is not stored, and h stands in its place.
+OP(Two, polyNormDown,
    (const Tensor& h, const Tensor& norms, const Tensor& weight, const Tensor& bias, const Tensor& down,
-    const std::optional<Tensor>& offsets, double eps)) {
+    const std::optional<Tensor>& offsets, double eps, bool keep)) {
   Layer layer("polyNormMlp", h, down, offsets, true, "h", "down");
   Coefficients set = layer.coefficients(weight, bias);
-  Tensor out = layer.made();
+  Tensor out = layer.made(), y = keep ? emptyLike(h) : h;
   if (out.size())
-    kernels(h.device()).polyNormDown(layer.x, norms, set.weight, set.bias, layer.w, layer.groups(), eps, rowsOf(out));
-  return out;
-}
-
-// Of dout, the gradient of polyNorm(h) @ down^T: that of h, polyNorm(h) once more, and those of the coefficients.
-OP(Four, polyNormDownGrad,
-   (const Tensor& dout, const Tensor& down, const Tensor& weight, const Tensor& bias,
-    const std::optional<Tensor>& offsets, double eps, const Tensor& h, const Tensor& norms)) {
-  Layer layer("polyNormMlp", cast(dout, down.dtype), down, offsets, false, "the gradient", "down");
-  Coefficients set = layer.coefficients(weight, bias);
-  layer.expectLikeResult(h, "h");
-  Tensor dh = layer.made(), y = layer.made();
-  Tensor dweight = emptyLike(set.weight), dbias = gradientOfBias(set.weight);
-  if (dh.size())
-    kernels(dh.device())
-        .polyNormDownGrad(layer.x, layer.w, layer.groups(), set.weight, set.bias, eps, rowsOf(h), norms, rowsOf(dh),
-                          rowsOf(y), dweight, dbias);
-  else
-    zero({dweight, dbias});
-  return {dh, y, dweight, dbias};
+    kernels(h.device())
+        .polyNormDown(layer.x, norms, set.weight, set.bias, layer.w, layer.groups(), eps,
+                      keep ? View(rowsOf(y)) : View(), rowsOf(out));
+  return {out, y};
 }

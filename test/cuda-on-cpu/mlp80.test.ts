@@ -6,7 +6,7 @@ import { tensor } from '../../lib/ops/create.ts'
 import { type Dtype, Tensor } from '../../lib/tensor.ts'
 import { expectClose, numbers, uniforms } from '../check.ts'
 
-type Step = 'relu' | 'reluGrad' | 'squares' | 'products' | 'normInside'
+type Step = 'relu' | 'reluGrad' | 'squares' | 'normInside'
 interface Beside {
   order: number
   weight?: Tensor
@@ -14,6 +14,7 @@ interface Beside {
   /** h, or what takes the product as it was before the activation. */
   beside?: Tensor
   norms?: Tensor
+  kept?: Tensor
   sums?: Tensor
   offsets?: Tensor
 }
@@ -33,7 +34,7 @@ const multiply = (step: Step, a: Tensor, b: Tensor, y: Tensor, c: Beside): boole
     b.handle,
     y.handle,
     c.order,
-    ...[c.weight, c.bias, c.beside, c.norms, c.sums, c.offsets].map((t) => t?.handle ?? null),
+    ...[c.weight, c.bias, c.beside, c.norms, c.kept, c.sums, c.offsets].map((t) => t?.handle ?? null),
   )
 
 const partCols = 64
@@ -188,23 +189,7 @@ describe.each(cases.map((c) => [title(c), c] as const))('%s', (_, c) => {
     const got = nan([m, parts, R])
     expect(multiply('squares', of(a, [m, k], dtype), operand(true), to, { ...given, sums: got })).toBe(true)
     exact(to, y, shape, 'y')
-    const sums = rowSums(c, R, (i, p) => y[i]! ** (2 * p + 2))
-    expectSums(numbers(got), sums.sums, sums.sizes)
-  })
-
-  test('products', () => {
-    const { a, product, given, operand } = problem(c, 31)
-    const y = rounded(product(a), dtype)
-    const h = grains(shape, 35, 2, 8)
-    const scale = grains([m], 36, 2).map((v) => 2 ** Math.round(v))
-    const norms = new Float64Array(m * (R + 1)).map((_, i) => (i % (R + 1) ? Number.NaN : scale[i / (R + 1)]!))
-    const to = nan(shape, dtype)
-    const got = nan([m, parts, R + 1])
-    const beside = of(h, shape, dtype)
-    const call = { ...given, beside, norms: of(norms, [m, R + 1]), sums: got }
-    expect(multiply('products', of(a, [m, k], dtype), operand(false), to, call)).toBe(true)
-    exact(to, y, shape, 'y')
-    const sums = rowSums(c, R + 1, (i, p) => y[i]! * (scale[Math.floor(i / n)]! * h[i]!) ** p)
+    const sums = rowSums(c, (i, p) => y[i]! ** (2 * p + 2))
     expectSums(numbers(got), sums.sums, sums.sizes)
   })
 
@@ -220,14 +205,19 @@ describe.each(cases.map((c) => [title(c), c] as const))('%s', (_, c) => {
       )
     })
     const to = nan(shape, dtype)
-    const call = { ...given, norms: of(norms, [m, R + 1]) }
+    const kept = nan([m, k], dtype)
+    const call = { ...given, norms: of(norms, [m, R + 1]), kept }
     expect(multiply('normInside', of(a, [m, k], dtype), operand(true), to, call)).toBe(true)
     expectClose(to, { shape, data: product(rounded(y, dtype)) }, 2 * ulp[dtype], 'y')
+    expectClose(kept, { shape: [m, k], data: y }, ulp[dtype], 'polyNorm(a)')
+    const alone = nan(shape, dtype)
+    expect(multiply('normInside', of(a, [m, k], dtype), operand(true), alone, { ...call, kept: undefined })).toBe(true)
+    exact(alone, numbers(to), shape, 'y where polyNorm(a) is not kept')
   })
 })
 
 /** Sums over each part of each row, and of the sizes of what is added. */
-function rowSums({ m, n }: Case, powers: number, term: (at: number, power: number) => number) {
+function rowSums({ m, n, order: powers }: Case, term: (at: number, power: number) => number) {
   const parts = Math.ceil(n / partCols)
   const sums = new Float64Array(m * parts * powers)
   const sizes = new Float64Array(sums.length)

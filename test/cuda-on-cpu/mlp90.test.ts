@@ -6,7 +6,7 @@ import { tensor } from '../../lib/ops/create.ts'
 import { Tensor } from '../../lib/tensor.ts'
 import { expectClose, numbers, uniforms } from '../check.ts'
 
-type Step = 'relu' | 'reluGrad' | 'squares' | 'products' | 'normInside'
+type Step = 'relu' | 'reluGrad' | 'squares' | 'normInside'
 type Half = 'bfloat16' | 'float16'
 type TestProduct = (kernel: string, step: Step, ...rest: (number | Handle | null)[]) => boolean
 
@@ -16,6 +16,7 @@ interface Call {
   bias?: Tensor
   beside?: Tensor
   norms?: Tensor
+  kept?: Tensor
   sums?: Tensor
   offsets?: Tensor
 }
@@ -28,7 +29,7 @@ const product = (step: Step, a: Tensor, b: Tensor, y: Tensor, c: Call): boolean 
     b.handle,
     y.handle,
     c.order ?? 3,
-    ...[c.weight, c.bias, c.beside, c.norms, c.sums, c.offsets].map((t) => t?.handle ?? null),
+    ...[c.weight, c.bias, c.beside, c.norms, c.kept, c.sums, c.offsets].map((t) => t?.handle ?? null),
   )
 
 const count = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1)
@@ -43,7 +44,10 @@ const nan = (shape: readonly number[], dtype: Half | 'float32'): Tensor =>
   of(new Float64Array(count(shape)).fill(Number.NaN), shape, dtype)
 const rounded = (data: Float64Array, dtype: Half): Float64Array => numbers(of(data, [data.length], dtype))
 const tolerance = { bfloat16: 2 ** -8, float16: 2 ** -11 }
-const tile = 128
+// Rows of a band, and of what a warpgroup has of it; columns of a tile.
+const band128 = 128
+const half = 64
+const tileCols = 256
 
 /** Rows offsets[g] to offsets[g + 1] of a (m, k) times matrix g of b (groups, k, n). */
 function multiplied(a: Float64Array, b: Float64Array, [m, n, k]: readonly number[], offsets: readonly number[]) {
@@ -149,20 +153,14 @@ describe.runIf(here).each(['forward', 'reversed'])('%s', (direction) => {
       }
       return { weight, bias, call }
     }
-    const columns = Math.ceil(n / tile)
-    /** The sums of each part of each row: term(y, h, row, power). */
-    const rowSums = (
-      y: Float64Array,
-      h: Float64Array,
-      from: number,
-      term: (y: number, h: number, i: number) => number[],
-    ) => {
-      const terms = order + 1 - from
-      const sums = new Float64Array(m * columns * terms)
+    const columns = Math.ceil(n / tileCols)
+    /** The sums of the even powers of each part of each row. */
+    const rowSums = (y: Float64Array) => {
+      const sums = new Float64Array(m * columns * order)
       for (let i = 0; i < m; i++)
         for (let j = 0; j < n; j++)
-          for (const [p, v] of term(y[i * n + j]!, h[i * n + j]!, i).entries())
-            sums[(i * columns + Math.floor(j / tile)) * terms + p]! += v
+          for (let p = 0; p < order; p++)
+            sums[(i * columns + Math.floor(j / tileCols)) * order + p]! += y[i * n + j]! ** (2 * p + 2)
       return sums
     }
     /** One power at a time: they are of different size. */
@@ -203,23 +201,24 @@ describe.runIf(here).each(['forward', 'reversed'])('%s', (direction) => {
         const slopes = w.slice(1).map((c, p) => (p + 1) * c)
         return h[i]! > 0 ? dy * polynomial(h[i]!, slopes) : 0
       })
-      // Bands of rows, of which every group begins one; then tiles of columns.
+      // Bands of rows, of which every group begins one; in each the tiles of columns, of both warpgroups.
       const bands = offsets.slice(1).flatMap((end, g) => {
         const rows = end - offsets[g]!
-        return Array.from({ length: Math.ceil(rows / tile) }, (_, b) => [
-          offsets[g]! + b * tile,
-          Math.min(end, offsets[g]! + (b + 1) * tile),
+        return Array.from({ length: Math.ceil(rows / band128) }, (_, b) => [
+          offsets[g]! + b * band128,
+          Math.min(end, offsets[g]! + (b + 1) * band128),
         ])
       })
-      const sums = new Float64Array(bands.length * columns * (order + 1))
+      const sums = new Float64Array(bands.length * columns * 2 * (order + 1))
       for (const [band, [first, end]] of bands.entries())
         for (let i = first!; i < end!; i++)
           for (let j = 0; j < n; j++)
-            for (let p = 0; p <= order; p++)
-              sums[(band * columns + Math.floor(j / tile)) * (order + 1) + p]! +=
-                all.y[i * n + j]! * Math.max(h[i * n + j]!, 0) ** p
+            for (let p = 0; p <= order; p++) {
+              const part = (band * columns + Math.floor(j / tileCols)) * 2 + Math.floor((i - first!) / half)
+              sums[part * (order + 1) + p]! += all.y[i * n + j]! * Math.max(h[i * n + j]!, 0) ** p
+            }
       const operands = [of(all.a, [m, k], dtype), operand(all.b, offsets.length - 1, shape, false, dtype)] as const
-      const [to, shares] = [nan([m, n], dtype), nan([bands.length, columns, order + 1], 'float32')]
+      const [to, shares] = [nan([m, n], dtype), nan([bands.length, columns, 2, order + 1], 'float32')]
       expect(product('reluGrad', ...operands, to, { ...call, beside: of(h, [m, n], dtype), sums: shares })).toBe(true)
       expectClose(to, { shape: [m, n], data: dh }, tolerance[dtype], 'dh')
       expectSums(shares, sums, order + 1, 1e-5)
@@ -228,30 +227,12 @@ describe.runIf(here).each(['forward', 'reversed'])('%s', (direction) => {
     run('squares', () => {
       const all = made(shape, offsets)
       const y = rounded(all.y, dtype)
-      const sums = rowSums(y, y, 1, (v) => Array.from({ length: order }, (_, p) => v ** (2 * p + 2)))
+      const sums = rowSums(y)
       const operands = [of(all.a, [m, k], dtype), operand(all.b, offsets.length - 1, shape, true, dtype)] as const
       const [to, rows] = [nan([m, n], dtype), nan([m, columns, order], 'float32')]
       expect(product('squares', ...operands, to, { order, offsets: given(), sums: rows })).toBe(true)
       expectClose(to, { shape: [m, n], data: y }, 0, 'y')
       expectSums(rows, sums, order, 1e-5)
-    })
-
-    run('products', () => {
-      const all = made(shape, offsets)
-      const y = rounded(all.y, dtype)
-      const scale = Float64Array.from({ length: m }, (_, i) => 2 ** -(i % 3))
-      const norms = new Float64Array(m * (order + 1)).fill(Number.NaN)
-      for (const [i, s] of scale.entries()) norms[i * (order + 1)] = s
-      const sums = rowSums(y, all.h, 0, (v, h, i) =>
-        Array.from({ length: order + 1 }, (_, p) => v * (scale[i]! * h) ** p),
-      )
-      const operands = [of(all.a, [m, k], dtype), operand(all.b, offsets.length - 1, shape, false, dtype)] as const
-      const [to, rows] = [nan([m, n], dtype), nan([m, columns, order + 1], 'float32')]
-      const beside = of(all.h, [m, n], dtype)
-      const call = { order, offsets: given(), beside, norms: of(norms, [m, order + 1], 'float32'), sums: rows }
-      expect(product('products', ...operands, to, call)).toBe(true)
-      expectClose(to, { shape: [m, n], data: y }, 0, 'y')
-      expectSums(rows, sums, order + 1, 1e-5)
     })
 
     run('normInside', () => {
@@ -271,10 +252,14 @@ describe.runIf(here).each(['forward', 'reversed'])('%s', (direction) => {
       const y = multiplied(rounded(values, dtype), all.b, shape, offsets)
       const to = nan([m, n], dtype)
       const operands = [of(all.a, [m, k], dtype), operand(all.b, offsets.length - 1, shape, true, dtype)] as const
-      expect(product('normInside', ...operands, to, { ...call, norms: of(norms, [m, order + 1], 'float32') })).toBe(
-        true,
-      )
+      const kept = nan([m, k], dtype)
+      const given = { ...call, norms: of(norms, [m, order + 1], 'float32') }
+      expect(product('normInside', ...operands, to, { ...given, kept })).toBe(true)
       expectClose(to, { shape: [m, n], data: y }, 1.5 * tolerance[dtype], 'y')
+      expectClose(kept, { shape: [m, k], data: values }, tolerance[dtype], 'polyNorm(a)')
+      const alone = nan([m, n], dtype)
+      expect(product('normInside', ...operands, alone, given)).toBe(true)
+      expectClose(alone, { shape: [m, n], data: numbers(to) }, 0, 'y where polyNorm(a) is not kept')
     })
   }
 
@@ -301,13 +286,10 @@ describe.runIf(here).each(['forward', 'reversed'])('%s', (direction) => {
 
     a.fill(Number.POSITIVE_INFINITY)
     const left = of(a, [m, k], 'bfloat16')
-    let sums = nan([m, 2, order], 'float32')
+    let sums = nan([m, 1, order], 'float32')
     expect(product('squares', left, turned, y, { sums })).toBe(true)
     infinite(sums)
     const right = operand(b, 1, shape, false, 'bfloat16')
-    sums = nan([m, 2, order + 1], 'float32')
-    expect(product('products', left, right, y, { beside: h, norms, sums })).toBe(true)
-    infinite(sums)
     sums = nan([1, 2, order + 1], 'float32')
     expect(product('reluGrad', left, right, y, { beside: h, weight: weight(), sums })).toBe(true)
     infinite(sums)

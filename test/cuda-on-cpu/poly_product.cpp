@@ -18,7 +18,6 @@ PolyStep stepOf(const std::string& name) {
   for (auto [known, step] : {std::pair{"relu", PolyStep::relu},
                              {"reluGrad", PolyStep::reluGrad},
                              {"squares", PolyStep::squares},
-                             {"products", PolyStep::products},
                              {"normInside", PolyStep::normInside}})
     if (name == known) return step;
   throw Error("testPolyProduct: there is no step " + name, "ERR_INVALID");
@@ -31,8 +30,8 @@ PolyStep stepOf(const std::string& name) {
 OP(bool, testPolyProduct,
    (const std::string& kernel, const std::string& step, const Tensor& a, const Tensor& b, const Tensor& y,
     int64_t order, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
-    const std::optional<Tensor>& beside, const std::optional<Tensor>& norms, const std::optional<Tensor>& sums,
-    const std::optional<Tensor>& offsets)) {
+    const std::optional<Tensor>& beside, const std::optional<Tensor>& norms, const std::optional<Tensor>& kept,
+    const std::optional<Tensor>& sums, const std::optional<Tensor>& offsets)) {
   cuda::Product p;
   p.type = a.dtype, p.out = y.dtype;
   p.m = (int)y.shape[0], p.n = (int)y.shape[1], p.k = (int)a.shape[1];
@@ -52,6 +51,7 @@ OP(bool, testPolyProduct,
   }
   (poly.step == PolyStep::relu ? p.pre : const_cast<void*&>(poly.h)) = const_cast<void*>(dataOf(beside));
   poly.norms = (const float*)dataOf(norms);
+  poly.kept = const_cast<void*>(dataOf(kept));
   poly.sums = (float*)const_cast<void*>(dataOf(sums));
   check(kernel == "sm_80" || kernel == "sm_90", "testPolyProduct: there is no kernel ", kernel);
   const bool old = kernel == "sm_80";
