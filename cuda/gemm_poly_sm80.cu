@@ -30,6 +30,16 @@ struct PolyStorage : Storage<S> {
   double perWarp[S::threads / 32][R + 1];
 };
 
+template <class T>
+__device__ __forceinline__ Pack<T, 8> rounded(const float (&v)[8]) {
+  uint32_t words[4];
+#pragma unroll
+  for (int i = 0; i < 4; i++) words[i] = packTwo<T>(v[2 * i], v[2 * i + 1]);
+  Pack<T, 8> pack;
+  memcpy(&pack, words, sizeof pack);
+  return pack;
+}
+
 template <class T, PolyStep step, int R>
 struct OnTheWay {
   static constexpr bool readsH = step == PolyStep::reluGrad;
@@ -38,6 +48,7 @@ struct OnTheWay {
   const Product& p;
   PolyStorage<R>& s;
   float bias = 0;
+  bool keeps = false;
 
   __device__ __forceinline__ void begin() {
     const PolyPart& q = p.poly;
@@ -61,6 +72,7 @@ struct OnTheWay {
       for (int k = 0; k < R; k++) factors.value[k] = value[k + 1];
       s.rows[line] = factors;
       bias = value[0];
+      keeps = q.kept && s.place.col == 0;
     }
   }
 
@@ -85,44 +97,54 @@ struct OnTheWay {
   __device__ __forceinline__ Held load(const unsigned char* chunk, int line) const {
     return {loadPack<8>(reinterpret_cast<const T*>(chunk)), s.rows[line]};
   }
-  __device__ __forceinline__ void store(unsigned char* chunk, const Held& held, int line, int left) const {
+  __device__ __forceinline__ Pack<T, 8> made(const Held& held) const {
     float value[R + 1];
     value[0] = bias;
 #pragma unroll
     for (int k = 0; k < R; k++) value[k + 1] = held.row.value[k];
-    uint32_t words[4];
+    float y[8];
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-      words[i] = packTwo<T>(poly::horner(R, (float)held.x.at[2 * i] * held.row.scale, value),
-                            poly::horner(R, (float)held.x.at[2 * i + 1] * held.row.scale, value));
-    const uint4 made = make_uint4(words[0], words[1], words[2], words[3]);
-    *reinterpret_cast<uint4*>(chunk) = made;
-    if (p.poly.kept && s.place.col == 0 && s.place.row + line < s.place.rows)
-      *reinterpret_cast<uint4*>(reinterpret_cast<T*>(p.poly.kept) + (s.place.row + line + 1) * (int64_t)p.k - left) =
-          made;
+    for (int e = 0; e < 8; e++) y[e] = poly::horner(R, (float)held.x.at[e] * held.row.scale, value);
+    return rounded<T>(y);
+  }
+  // polyNorm(h) goes to memory from where it lies: only the blocks of the first columns do it.
+  __device__ __forceinline__ void after(const unsigned char* chunk, int left) const {
+    if (!keeps || left <= 0) return;
+    using Copy = TileCopy<T, S::rows, S::deep, S::threads, true>;
+#pragma unroll 1
+    for (int i = 0; i < Copy::passes; i++) {
+      const int64_t row = s.place.row + Copy::line() + i * Copy::perPass;
+      if (row < s.place.rows)
+        storePack(reinterpret_cast<T*>(p.poly.kept) + (row + 1) * p.k - left,
+                  loadPack<8>(reinterpret_cast<const T*>(chunk + i * Copy::apart)));
+    }
   }
 };
 
-// What becomes of eight neighbours of the product, `v`, given those of h; sums: what the step adds up, of them as well.
+// What becomes of eight neighbours of the product, given those of h. `pre`: the product as it is rounded; sums: what
+// the step adds up.
 template <class T, PolyStep step, int R>
 __device__ __forceinline__ Pack<T, 8> finishEight(const float (&v)[8], const Pack<T, 8>& h, const float* coefficients,
-                                                  Pack<T, 8>& rounded, float* sums) {
-  Pack<T, 8> out;
+                                                  Pack<T, 8>& pre, float* sums) {
+  pre = rounded<T>(v);
+  if constexpr (step == PolyStep::squares)
 #pragma unroll
-  for (int e = 0; e < 8; e++) {
-    rounded.at[e] = T(v[e]);
-    const float x = (float)h.at[e];
-    if constexpr (step == PolyStep::relu) {
-      out.at[e] = T(poly::polyRelu(R, (float)rounded.at[e], coefficients));
-    } else if constexpr (step == PolyStep::reluGrad) {
-      out.at[e] = T(poly::polyReluGrad(R, x, v[e], coefficients));
-      poly::addProducts(R, poly::positive(x), v[e], sums);
-    } else {
-      out.at[e] = rounded.at[e];
-      if constexpr (step == PolyStep::squares) poly::addSquares(R, (float)out.at[e], sums);
+    for (int e = 0; e < 8; e++) poly::addSquares(R, (float)pre.at[e], sums);
+  if constexpr (step == PolyStep::relu || step == PolyStep::reluGrad) {
+    float y[8];
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+      if constexpr (step == PolyStep::relu) {
+        y[e] = poly::polyRelu(R, (float)pre.at[e], coefficients);
+      } else {
+        y[e] = poly::polyReluGrad(R, (float)h.at[e], v[e], coefficients);
+        poly::addProducts(R, poly::positive((float)h.at[e]), v[e], sums);
+      }
     }
+    return rounded<T>(y);
+  } else {
+    return pre;
   }
-  return out;
 }
 
 // A block makes a tile of y, a warp a part of it in its registers.
@@ -154,22 +176,23 @@ __global__ void __launch_bounds__(S::threads, S::blocks) polyTensorKernel(const 
   const int row = s.place.row + warpRow<S>() + lane() / 8, col = s.place.col + warpCol<S>() + lane() % 8 * 8;
   const int rowsLeft = s.place.rows - row;
   const bool colInside = col < p.n;
+  const int parts = (p.n + S::warpCols - 1) / S::warpCols, part = col / S::warpCols;
+  int64_t to = (int64_t)row * p.n + col, toSum = ((int64_t)row * parts + part) * R + lane() % 8;
 #pragma unroll 1
   for (int piece = 0; piece < S::warpRows / 16; piece++) {
     stage<S>(sum, piece, staging);
     __syncwarp();
     [[maybe_unused]] float pieceSums[R + 1] = {};
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++, to += 4 * (int64_t)p.n, toSum += 4 * parts * R) {
       const int below = 16 * piece + 4 * i, pack = 4 * piece + i;
       const bool inside = below < rowsLeft && colInside;
-      const int64_t to = (int64_t)(row + below) * p.n + col;
       const float* from = staging + (4 * i + lane() / 8) * S::stagingRow + lane() % 8 * 8;
       const auto low = loadPack<4>(from), high = loadPack<4>(from + 4);
       float v[8];
 #pragma unroll
       for (int e = 0; e < 4; e++) v[e] = low.at[e], v[e + 4] = high.at[e];
-      Pack<T, 8> h{}, rounded;
+      Pack<T, 8> h{}, pre;
       if constexpr (Way::readsH)
         h = loadPack<8>(reinterpret_cast<const T*>(stageAt(pack / packsOfStage) +
                                                    (pack % packsOfStage * S::threads + threadIdx.x) * packBytes));
@@ -177,16 +200,14 @@ __global__ void __launch_bounds__(S::threads, S::blocks) polyTensorKernel(const 
       float rowSums[N] = {};
       if (inside) {
         const Pack<T, 8> out =
-            finishEight<T, step, R>(v, h, coefficients, rounded, step == PolyStep::reluGrad ? pieceSums : rowSums);
+            finishEight<T, step, R>(v, h, coefficients, pre, step == PolyStep::reluGrad ? pieceSums : rowSums);
         if constexpr (step == PolyStep::relu)
-          if (p.pre) storePack(reinterpret_cast<T*>(p.pre) + to, rounded);
+          if (p.pre) storePack(reinterpret_cast<T*>(p.pre) + to, pre);
         storePack(reinterpret_cast<T*>(p.y) + to, out);
       }
       if constexpr (sumsRows) {
         const float whole = scatterSum<N, 8>(rowSums);
-        const int parts = (p.n + S::warpCols - 1) / S::warpCols, part = col / S::warpCols, k = lane() % 8;
-        if (below < rowsLeft && part < parts && k < R)
-          p.poly.sums[((int64_t)(row + below) * parts + part) * R + k] = whole;
+        if (below < rowsLeft && part < parts && lane() % 8 < R) p.poly.sums[toSum] = whole;
       }
     }
     if constexpr (step == PolyStep::reluGrad)
@@ -204,8 +225,8 @@ __global__ void __launch_bounds__(S::threads, S::blocks) polyTensorKernel(const 
     if (threadIdx.x <= R) {
       double whole = 0;
       for (int i = 0; i < S::threads / 32; i++) whole += s.perWarp[i][threadIdx.x];
-      const int64_t parts = polyBandPartsSm80(p.n);
-      p.poly.sums[(s.place.band * parts + s.place.col / S::cols) * (R + 1) + threadIdx.x] = (float)whole;
+      const int64_t first = (int64_t)s.place.band * polyBandPartsSm80(p.n);
+      p.poly.sums[(first + s.place.col / S::cols) * (R + 1) + threadIdx.x] = (float)whole;
     }
   }
 }

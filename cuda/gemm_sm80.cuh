@@ -139,8 +139,10 @@ __device__ inline int warpCol() {
 struct AsTheyAre {
   static constexpr bool oneProduct = false;  // and not a sum of several
   // Whether it works on what this thread copied of a before anyone reads it: load() what lies at a chunk of 16 bytes of
-  // that line of the tile, store() what it becomes; so much of the depth is left from there on.
+  // that line of the tile, made() what it becomes.
   static constexpr bool worksOnA = false;
+  // What this thread made of a: its first chunk, and how much of the depth is left from there on.
+  __device__ void after(const unsigned char*, int) const {}
   // Once, when the first copies are under way: what it needs in shared memory.
   __device__ void begin() const {}
   // The ring goes on for stages - 1 stages behind the depth: what is to be copied to the number-th of these.
@@ -216,12 +218,13 @@ __device__ __forceinline__ int sumTile(const Product& p, int2 widths, Storage<S>
   waitCopies<S::stages - 2>();
   if constexpr (OnTheWay::worksOnA) {
     __syncthreads();
+    unsigned char* first = CopyA::chunkIn(s.bytes);
 #pragma unroll
     for (int i = 0; i < down; i++) {
-      unsigned char* chunk = CopyA::chunkIn(s.bytes) + i * CopyA::apart;
-      const auto held = onTheWay.load(chunk, CopyA::line() + i * CopyA::perPass);
-      if (leftInChunk > 0) onTheWay.store(chunk, held, CopyA::line() + i * CopyA::perPass, leftInChunk);
+      const auto made = onTheWay.made(onTheWay.load(first + i * CopyA::apart, CopyA::line() + i * CopyA::perPass));
+      if (leftInChunk > 0) storePack(reinterpret_cast<T*>(first + i * CopyA::apart), made);
     }
+    onTheWay.after(first, leftInChunk);
   }
   __syncthreads();
   int from = 0;
@@ -260,13 +263,14 @@ __device__ __forceinline__ int sumTile(const Product& p, int2 widths, Storage<S>
           if (piece == 0) {  // a chunk beside each row of products: the tensor cores need not wait
             const auto held = onTheWay.load(next + i * CopyA::apart, CopyA::line() + i * CopyA::perPass);
             products();
-            if (leftInChunk > 0)
-              onTheWay.store(next + i * CopyA::apart, held, CopyA::line() + i * CopyA::perPass, leftInChunk);
+            const auto made = onTheWay.made(held);
+            if (leftInChunk > 0) storePack(reinterpret_cast<T*>(next + i * CopyA::apart), made);
             continue;
           }
         }
         products();
       }
+      if (OnTheWay::worksOnA && piece == 0) onTheWay.after(next, leftInChunk);
     }
   }
   waitCopies<0>();

@@ -216,6 +216,75 @@ describe.each(cases.map((c) => [title(c), c] as const))('%s', (_, c) => {
   })
 })
 
+test('normInside: nothing lies beyond the depth, not even the bias', () => {
+  const [m, n, order] = [9, 16, 3]
+  for (const k of [8, 40, 72]) {
+    const ones = (shape: number[]): Float64Array => new Float64Array(count(shape)).fill(1)
+    const to = nan([m, n], 'bfloat16')
+    const b = new Tensor(native.transpose(of(ones([n, k]), [n, k], 'bfloat16').handle, -1, -2))
+    // Infinity times the zeros of b would be NaN.
+    multiply('normInside', of(ones([m, k]), [m, k], 'bfloat16'), b, to, {
+      order,
+      weight: of(ones([order]), [order]),
+      bias: tensor([Number.POSITIVE_INFINITY]),
+      norms: of(ones([m, order + 1]), [m, order + 1]),
+    })
+    exact(to, ones([m, n]).fill(Number.POSITIVE_INFINITY), [m, n], `depth ${k}`)
+  }
+})
+
+test('a NaN stays in its row, in every step', () => {
+  const c: Case = { m: 40, n: 72, k: 16, order: 3, dtype: 'bfloat16' }
+  const [shape, bad] = [[c.m, c.n], 33]
+  const { a, given, operand } = problem(c, 51)
+  a[bad * c.k + 5] = Number.NaN
+  const inRow = (data: Float64Array, cols: number, what: string) =>
+    data.forEach((v, i) => {
+      if (Number.isNaN(v) !== (Math.floor(i / cols) === bad)) expect.fail(`${what}: element ${i} is ${v}`)
+    })
+  const operandA = of(a, [c.m, c.k], c.dtype)
+  for (const step of ['relu', 'squares', 'normInside'] as const) {
+    const [y, pre, sums] = [nan(shape, c.dtype), nan(shape, c.dtype), nan([c.m, 2, 3])]
+    const norms = of(new Float64Array(c.m * 4).fill(1), [c.m, 4])
+    multiply(step, operandA, operand(true), y, { ...given, norms, sums, ...(step === 'relu' && { beside: pre }) })
+    inRow(numbers(y), c.n, step)
+    if (step === 'relu') inRow(numbers(pre), c.n, 'pre')
+    if (step === 'squares') inRow(numbers(sums), 2 * 3, 'sums')
+  }
+  const h = new Float64Array(c.m * c.n).fill(1)
+  h.fill(Number.NaN, bad * c.n, (bad + 1) * c.n)
+  const dh = nan(shape, c.dtype)
+  const finite = of(problem(c, 51).a, [c.m, c.k], c.dtype)
+  multiply('reluGrad', finite, operand(false), dh, { ...given, beside: of(h, shape, c.dtype), sums: nan([1, 1, 4]) })
+  inRow(numbers(dh), c.n, 'dh')
+})
+
+test('what there is no kernel for is left to others', () => {
+  const c: Case = { m: 16, n: 16, k: 16, order: 3, dtype: 'bfloat16' }
+  const tried = (step: Step, n: number, k: number, dtype: Dtype, order: number, turned: boolean, shift = 0) => {
+    const all = nan([k + 1, n], dtype)
+    const flipped = new Tensor(native.transpose(nan([n, k], dtype).handle, -1, -2))
+    const b = turned ? flipped : all.slice(0, 0, k)
+    const a = nan([c.m, k + shift], dtype).slice(1, shift, k + shift)
+    const [weight, bias] = [nan([order]), nan([1])]
+    const beside = step === 'relu' ? undefined : nan([c.m, n], dtype)
+    const [norms, sums] = [nan([c.m, order + 1]), nan([c.m, Math.ceil(n / partCols), order + 1])]
+    return multiply(step, a, b, nan([c.m, n], dtype), { order, weight, bias, beside, norms, sums })
+  }
+  expect(tried('relu', 16, 16, 'bfloat16', 3, true)).toBe(true)
+  expect(tried('reluGrad', 16, 16, 'bfloat16', 3, false)).toBe(true)
+  expect(tried('relu', 16, 16, 'bfloat16', 3, false)).toBe(false)
+  expect(tried('reluGrad', 16, 16, 'bfloat16', 3, true)).toBe(false)
+  expect(tried('relu', 16, 16, 'float32', 3, true)).toBe(false)
+  expect(tried('relu', 16, 16, 'float16', 2, true)).toBe(false)
+  expect(tried('relu', 16, 16, 'bfloat16', 5, true)).toBe(false)
+  expect(tried('relu', 16, 16, 'bfloat16', 1, true)).toBe(false)
+  expect(tried('relu', 12, 16, 'bfloat16', 3, true)).toBe(false)
+  expect(tried('relu', 16, 12, 'bfloat16', 3, true)).toBe(false)
+  expect(tried('relu', 16, 16, 'bfloat16', 3, true, 1)).toBe(false)
+  expect(tried('normInside', 16, 16, 'bfloat16', 3, true)).toBe(true)
+})
+
 /** Sums over each part of each row, and of the sizes of what is added. */
 function rowSums({ m, n, order: powers }: Case, term: (at: number, power: number) => number) {
   const parts = Math.ceil(n / partCols)
