@@ -97,15 +97,33 @@ constexpr TileCost tensorTiles[] = {{64, 64, 64, 3, 560, 2000},
                                     {128, 128, 64, 1, 1600, 2000},
                                     {128, 256, 64, 1, 1800, 3000}};
 constexpr TileCost floatTiles[] = {{64, 64, 16, 2, 40, 2000}, {128, 128, 8, 2, 56, 4000}};
-constexpr int tilesOfSm80 = 3;
+constexpr int tilesOfSm80 = 3, polyTileOfSm80 = 1, polyTileOfSm90 = 4;
+constexpr double bytesACycle = 20;  // of memory, for each multiprocessor
 
 struct Plan {
   int tile = 0, parts = 1;
   double cycles = 1e300;
 };
 
-// The tile, and the number of parts of the depth, that end first: the multiprocessor with most blocks decides, and
-// parts have to be added up.
+// Of all of y in such tiles: the multiprocessor with most blocks decides, and parts have to be added up.
+double cyclesOf(const Product& p, const TileCost& t, int parts) {
+  auto over = [](double a, double b) { return std::ceil(a / b); };
+  const int processors = device().processors;
+  double blocks = over(p.n, t.cols), depth = p.k;
+  if (p.grouped == Grouped::rows)
+    blocks *= p.groups * over((double)p.m / p.groups, t.rows);
+  else
+    blocks *= over(p.m, t.rows) * (p.grouped == Grouped::depth ? p.groups : (double)p.batch);
+  if (p.grouped == Grouped::depth) depth /= p.groups;
+  const double steps = over(depth, t.deep) * (double)p.sums;
+  if (parts > 1 && steps * t.deep < 256.0 * parts) return 1e300;
+  const double each = over(blocks * parts, processors), work = (double)t.rows * t.cols * t.deep;
+  double cycles = each * over(steps, parts) * work / t.rate + over(each, t.blocks) * t.start;
+  if (parts > 1) cycles += 4000 + (double)p.m * p.n * parts * 8 / (bytesACycle * processors);
+  return cycles;
+}
+
+// The tile, and the number of parts of the depth, that end first.
 Plan bestPlan(const Product& p, bool onSm90 = true) {
   const bool plain = p.type == Dtype::float32 || p.type == Dtype::float64;
   const TileCost* tiles = plain ? floatTiles : tensorTiles;
@@ -113,26 +131,13 @@ Plan bestPlan(const Product& p, bool onSm90 = true) {
                     : smallTileOnly(p)              ? 1
                     : onSm90 && device().warpgroups ? 5
                                                     : tilesOfSm80;
-  const int processors = device().processors;
+  const int mostParts = p.grouped != Grouped::no || p.batch > 1 ? 1 : 64;
   Plan best;
-  for (int i = 0; i < count; i++) {
-    const TileCost& t = tiles[i];
-    auto over = [](double a, double b) { return std::ceil(a / b); };
-    double blocks = over(p.n, t.cols), depth = p.k;
-    if (p.grouped == Grouped::rows)
-      blocks *= p.groups * over((double)p.m / p.groups, t.rows);
-    else
-      blocks *= over(p.m, t.rows) * (p.grouped == Grouped::depth ? p.groups : (double)p.batch);
-    if (p.grouped == Grouped::depth) depth /= p.groups;
-    const double steps = over(depth, t.deep) * (double)p.sums;
-    for (int parts = 1; parts <= 64; parts++) {
-      if (parts > 1 && (p.grouped != Grouped::no || p.batch > 1 || steps * t.deep < 256.0 * parts)) break;
-      const double each = over(blocks * parts, processors), work = (double)t.rows * t.cols * t.deep;
-      double cycles = each * over(steps, parts) * work / t.rate + over(each, t.blocks) * t.start;
-      if (parts > 1) cycles += 4000 + (double)p.m * p.n * parts * 8 / (20.0 * processors);
+  for (int i = 0; i < count; i++)
+    for (int parts = 1; parts <= mostParts; parts++) {
+      const double cycles = cyclesOf(p, tiles[i], parts);
       if (cycles < best.cycles) best = {i, parts, cycles};
     }
-  }
   return best;
 }
 
@@ -195,7 +200,12 @@ void runInParts(const Product& p, const Plan& plan) {
 
 }  // namespace
 
-bool cutsDepth(const Product& p) { return bestPlan(p).parts > 1; }
+bool stepPays(const Product& p, bool onSm90) {
+  // A pass is a launch, and reads again what the product wrote or writes what it will read: 3 bytes, more or less.
+  const double elements = (double)p.m * (p.poly.step == PolyStep::normInside ? p.k : p.n);
+  const double pass = 4000 + 3 * elements / (bytesACycle * device().processors);
+  return cyclesOf(p, tensorTiles[onSm90 ? polyTileOfSm90 : polyTileOfSm80], 1) <= bestPlan(p).cycles + pass;
+}
 
 void multiply(const Product& given) {
   Product p = given;

@@ -98,8 +98,6 @@ Product productOf(const View& x, const View& w, const View& offsets, const View&
 
 // Makes the product with the kernel that suits it best.
 void multiply(const Product& p);
-// Whether that would cut the depth: there is too little of y for all multiprocessors.
-bool cutsDepth(const Product& p);
 
 // float32 (64 x 64 or 128 x 128 a block) and float64 (64 x 64).
 enum class FloatTile { small, large };
@@ -126,6 +124,8 @@ HD int polyBandPartsSm90(int n) { return (n + 255) / 256 * 2; }
 // Whether there is a kernel for this one: layouts, alignment, order.
 bool polyOnSm80(const Product& p);
 bool polyOnSm90(const Product& p);
+// Whether the kernel with the step in it should end before the plain product that suits best and a pass over it.
+bool stepPays(const Product& p, bool onSm90);
 void gemmPolySm80(const Product& p);
 void gemmPolySm90(const Product& p);
 

@@ -31,8 +31,10 @@ struct Stepped {
   Stepped(const View& x, const View& w, const View& offsets, const View& y, PolyStep step, int order)
       : p(productOf(x, w, offsets, y, "mlp")) {
     p.poly.step = step, p.poly.order = order;
-    if (!polyCompiled(p.type, order) || p.n % 8 || p.k % 8 || cutsDepth(p)) return;
-    kernel = polyOnSm90(p) ? Kernel::sm90 : polyOnSm80(p) ? Kernel::sm80 : Kernel::none;
+    if (!polyCompiled(p.type, order) || p.n % 8 || p.k % 8) return;
+    kernel = polyOnSm90(p) && stepPays(p, true)    ? Kernel::sm90
+             : polyOnSm80(p) && stepPays(p, false) ? Kernel::sm80
+                                                   : Kernel::none;
   }
   void coefficients(const View& weight, const View& bias) {
     p.poly.weight = weight.as<float>(), p.poly.bias = bias.as<float>();

@@ -306,6 +306,7 @@ export const mutations = [
     from: 'const bool inside = below < rowsLeft && colInside;',
     to: 'const bool inside = row + below < p.m && colInside;',
     test: here('mlp80'),
+    project: 'cuda-on-cpu-reversed', // else the next group's tile is written later, and right
   },
   {
     file: 'cuda/gemm_poly_sm80.cu',
