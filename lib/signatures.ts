@@ -108,8 +108,7 @@ export interface Ops {
   ownsMemory(x: Handle): boolean
   permute(x: Handle, axes: readonly number[]): Handle
   polyNorm(x: Handle, weight: Handle, bias: Handle, offsets: Handle | null, eps: number): Handle
-  polyNormDown(h: Handle, norms: Handle, weight: Handle, bias: Handle, down: Handle, offsets: Handle | null, eps: number): Handle
-  polyNormDownGrad(dout: Handle, down: Handle, weight: Handle, bias: Handle, offsets: Handle | null, eps: number, h: Handle, norms: Handle): [Handle, Handle, Handle, Handle]
+  polyNormDown(h: Handle, norms: Handle, weight: Handle, bias: Handle, down: Handle, offsets: Handle | null, eps: number, keep: boolean): [Handle, Handle]
   polyNormGlu(gate: Handle, up: Handle, weight: Handle, bias: Handle, offsets: Handle | null, eps: number): Handle
   polyNormGluGrad(gate: Handle, up: Handle, weight: Handle, bias: Handle, offsets: Handle | null, eps: number, dy: Handle): [Handle, Handle, Handle, Handle]
   polyNormGrad(x: Handle, weight: Handle, offsets: Handle | null, eps: number, dy: Handle): [Handle, Handle, Handle]
