@@ -54,8 +54,9 @@ interface Crossing {
   mark(device: number): Mark
   /** Seconds between two marks. Waits for both; they cannot be used again. */
   elapsed(device: number, from: Mark, to: Mark): number
-  /** GPUs that can be used, or the reason why none can; the newest CUDA that the driver knows, as 13000. */
+  /** Bytes that this process may still take of the GPU's memory. */
   cudaAvailableMemory(): number
+  /** GPUs that can be used, or the reason why none can; the newest CUDA that the driver knows, as 13000. */
   cudaReport(): { gpus: { name: string; memory: number; capability: number }[]; reason: string; driver: number }
   trim(): void
   resetPeak(): void

@@ -118,6 +118,12 @@ export function ffn([tokens, width, hidden]: readonly number[], place: Place): W
         native.linearGradWeight(x.handle, h.handle, null),
       )
     }
+    const apart = (s: number): void =>
+      scope(() => {
+        const { up_proj, act_fn, down_proj } = layer
+        const forward = (x: Tensor) => down_proj.forward(act_fn.forward(up_proj.forward(x)))
+        passes(forward, data[s]!.x, data[s]!.dy, parameters)
+      })
     return {
       name: `ffn ${act} forward + backward`,
       shape: named(tokens!, width!, inner),
@@ -167,7 +173,10 @@ export function ffn([tokens, width, hidden]: readonly number[], place: Place): W
             )
           })
         }),
-      ...(act !== 'swiglu' && { beside: { products: bare } }),
+      // Where the layer is one op, also the ops that it stands for.
+      ...(act !== 'swiglu' && {
+        beside: { products: bare, ...(device !== 'cpu' && dtype !== 'float32' && { apart }) },
+      }),
       peer: { kind: 'ffn', act, tokens, width, hidden: inner },
     } satisfies Work
   })

@@ -45,8 +45,6 @@ function gradients(
     if (!of.tracked) return null
     return offsets ? groupedWeightGradient(rows, d, of, offsets) : weightGradient(rows, d, of)
   }
-  const dx = (): Handle =>
-    offsets ? native.groupedMatmulGradX(dh.handle, up.handle, offsets.handle) : native.linearGradX(dh.handle, up.handle)
   return [
     x.tracked ? new Tensor(rowsGradient(dh, up, offsets)) : null,
     gradient(up, x, dh),
