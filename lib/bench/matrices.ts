@@ -3,6 +3,7 @@ import { grad } from '../grad.ts'
 import { native } from '../native.ts'
 import { Mlp, Moe } from '../nn/index.ts'
 import { tensor, zeros } from '../ops/create.ts'
+import { polyNormMlp } from '../ops/index.ts'
 import { scope, Tensor } from '../tensor.ts'
 import * as oracle from './oracles.ts'
 import { bytesOf, dot, expectNear, free, normal, type Place, rowsAt, sets, setsFor, spread, type Work } from './work.ts'
@@ -124,6 +125,15 @@ export function ffn([tokens, width, hidden]: readonly number[], place: Place): W
         const forward = (x: Tensor) => down_proj.forward(act_fn.forward(up_proj.forward(x)))
         passes(forward, data[s]!.x, data[s]!.dy, parameters)
       })
+    const again = (s: number): void =>
+      scope(() => {
+        const { weight, bias } = layer.act_fn
+        const weights = { up, down, weight: weight!, bias: bias! }
+        passes((x) => polyNormMlp(x, weights, { recompute: true }), data[s]!.x, data[s]!.dy, parameters)
+      })
+    // Where the layer is one op, also the ops that it stands for, and PolyNorm made again instead of kept.
+    const joined = device !== 'cpu' && dtype !== 'float32'
+    const beside = { products: bare, ...(joined && { apart }), ...(joined && act === 'polynorm' && { again }) }
     return {
       name: `ffn ${act} forward + backward`,
       shape: named(tokens!, width!, inner),
@@ -173,10 +183,7 @@ export function ffn([tokens, width, hidden]: readonly number[], place: Place): W
             )
           })
         }),
-      // Where the layer is one op, also the ops that it stands for.
-      ...(act !== 'swiglu' && {
-        beside: { products: bare, ...(device !== 'cpu' && dtype !== 'float32' && { apart }) },
-      }),
+      ...(act !== 'swiglu' && { beside }),
       peer: { kind: 'ffn', act, tokens, width, hidden: inner },
     } satisfies Work
   })

@@ -23,6 +23,11 @@ export interface PolyMlpOptions {
 export interface PolyNormMlpOptions extends PolyMlpOptions {
   /** Added to each mean square, inside the root. Default 1e-6. */
   eps?: number
+  /**
+   * Do not keep polyNorm(x @ up^T), but make it again in the backward pass: a tensor of [rows, H] less between the two,
+   * for reading and writing one more. Default false.
+   */
+  recompute?: boolean
 }
 
 // Of rows that were multiplied with the transpose of `weight`.
@@ -105,31 +110,35 @@ export function polyReluMlp(x: Tensor, weights: PolyMlpWeights, options: PolyMlp
  */
 export function polyNormMlp(x: Tensor, weights: PolyMlpWeights, options: PolyNormMlpOptions = {}): Tensor {
   const { up, down, weight, bias } = weights
-  const { offsets = null, eps = 1e-6 } = options
+  const { offsets = null, eps = 1e-6, recompute = false } = options
   const groups = offsets?.handle ?? null
+  const sets = weight.rank === 2 ? groups : null
   const inputs = [x, up, down, weight, bias]
-  const kept = recorded(inputs)
+  const taped = recorded(inputs)
+  const kept = taped && !recompute
   const [before, sums] = native.polyNormUp(x.handle, up.handle, weight.shape.at(-1) ?? 0, groups, eps)
   const [h, norms] = [new Tensor(before), new Tensor(sums)]
   const [w, b] = [weight.handle, bias.handle]
   const [out, made] = native.polyNormDown(h.handle, norms.handle, w, b, down.handle, groups, eps, kept)
-  const y = new Tensor(made)
+  const y = kept ? new Tensor(made) : null
+  if (!y) native.release(made)
   norms.dispose()
-  if (!kept) for (const t of [h, y]) t.dispose()
+  if (!taped) h.dispose()
   return record(
     'polyNormMlp',
     out,
     inputs,
     (dout) => {
-      const sets = weight.rank === 2 ? groups : null
       const dy = new Tensor(rowsGradient(dout, down, offsets))
       const [d, ...coefficients] = native.polyNormGrad(h.handle, w, sets, eps, dy.handle)
       dy.dispose()
       const dh = new Tensor(d)
-      const all = gradients(x, weights, offsets, dout, y, dh, coefficients)
+      const again = y ? null : new Tensor(native.polyNorm(h.handle, w, b, sets, eps))
+      const all = gradients(x, weights, offsets, dout, y ?? again!, dh, coefficients)
+      again?.dispose()
       dh.dispose()
       return all
     },
-    [...(kept ? [h, y] : []), ...(offsets ? [offsets] : [])],
+    [...(taped ? [h] : []), ...(y ? [y] : []), ...(offsets ? [offsets] : [])],
   )
 }

@@ -1,10 +1,10 @@
 import { expect, test } from 'vitest'
 import { backward } from '../../lib/grad.ts'
-import { tensor } from '../../lib/ops/create.ts'
+import { getDefaultDevice, tensor } from '../../lib/ops/create.ts'
 import { groupedMatmul, linear } from '../../lib/ops/index.ts'
 import { type PolyMlpOptions, polyNormMlp, polyReluMlp } from '../../lib/ops/mlp.ts'
 import { polyNorm, polyRelu } from '../../lib/ops/poly.ts'
-import { type Dtype, noGrad, type Tensor } from '../../lib/tensor.ts'
+import { type Dtype, memory, noGrad, synchronize, type Tensor } from '../../lib/tensor.ts'
 import { expectClose, leaf, numbers, type Values } from '../golden.ts'
 import * as reference from '../reference.ts'
 
@@ -303,6 +303,42 @@ for (const which of both) {
     expect(() => run(t(v.x), { bias: t({ data: new Float64Array(2), shape: [2] }) })).toThrow('bias is [2]')
   })
 }
+
+test('polyNormMlp: what is not kept is made again, and takes no memory meanwhile', async () => {
+  for (const groups of [undefined, [40, 0, 110]])
+    for (const dtype of ['float32', 'bfloat16'] as const) {
+      const v = inputs(
+        { which: 'polyNorm', order: 3, rows: 150, width: 8, hidden: 4096, ...(groups && { groups }) },
+        dtype,
+      )
+      const offsets = groups ? offsetsOf(groups) : null
+      const run = async (recompute: boolean) => {
+        const [x, up, down] = [leaf(v.x, dtype), leaf(v.up, dtype), leaf(v.down, dtype)]
+        const [weight, bias] = [leaf(v.weight, 'float32'), leaf(v.bias, 'float32')]
+        await synchronize()
+        const before = memory(getDefaultDevice()).inUse
+        const out = polyNormMlp(x, { up, down, weight, bias }, { offsets, recompute })
+        const held = memory(getDefaultDevice()).inUse - before
+        backward(out, tensor(v.dout.data, { shape: v.dout.shape, dtype }))
+        return {
+          held,
+          down: down.grad!,
+          all: [out, ...[x, up, weight, bias].map((t) => t.grad!)].map((t) => t.dataSync()),
+        }
+      }
+      const [kept, again] = [await run(false), await run(true)]
+      expect(again.all).toEqual(kept.all)
+      // Made by another kernel, which may round otherwise.
+      const [of, instead] = [numbers(kept.down), numbers(again.down)]
+      const largest = of.reduce((m, d) => Math.max(m, Math.abs(d)), 0)
+      const allowed = (dtype === 'float32' ? 1e-6 : 2 ** -8) * largest
+      expect(of.every((d, i) => Math.abs(d - instead[i]!) <= allowed)).toBe(true)
+      const bytes = 150 * 4096 * (dtype === 'float32' ? 4 : 2)
+      // Allocators round up.
+      expect(kept.held - again.held).toBeGreaterThanOrEqual(bytes)
+      expect(kept.held - again.held).toBeLessThan(1.13 * bytes)
+    }
+})
 
 test('polyNormMlp: rows of outliers, of tiny values, of a NaN, and without eps', () => {
   for (const dtype of ['float32', 'bfloat16'] as const)
