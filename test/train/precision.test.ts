@@ -15,7 +15,15 @@ const device = (process.env.POLYGRAD_TEST_DEVICE ?? 'cpu') as Device
 const standIn = process.env.POLYGRAD_NATIVE_PATH !== undefined
 const all = readdirSync(golden).filter((name) => existsSync(join(golden, name, 'expected.jsonl')))
 const whole = !standIn ? all : process.env.CUDA_ON_CPU_CAPABILITY ? [] : ['dense_wraps']
-const begun = standIn ? ['dense_polynorm_glu', 'dense_gelu_layernorm_noclip', 'moe_polyrelu_perexpert'] : []
+const begun = standIn
+  ? [
+      'dense_polynorm',
+      'dense_polyrelu_gqa_tied',
+      'dense_polynorm_glu',
+      'dense_gelu_layernorm_noclip',
+      'moe_polyrelu_perexpert',
+    ]
+  : []
 const report = process.env.GOLDEN_REPORT
 
 describe.each([...whole, ...begun])('%s', (name) => {
