@@ -96,14 +96,14 @@ export function estimate(run: Pick<RunConfig, 'model' | 'train'>): Estimate {
   const size = half ? 2 : 4
   const rows = train.micro_batch_size * train.seq_len // tokens of a micro-batch
   const tokens = train.steps * train.grad_accum * rows
-  // The cross-entropy works through the logits in blocks; backward needs about a layer's worth of temporaries, in float32.
+  // The cross-entropy works through the logits in blocks; backward needs about a layer's worth of temporaries.
   const logits = Math.min(rows, 1024) * model.vocab_size * 4 + rows * model.hidden_size * 3 * size
   const memory = {
     parameters: n * size,
     gradients: n * 4,
     moments: n * 8,
     masters: half ? n * 4 : 0,
-    activations: rows * keptPerToken(model) * (model.num_hidden_layers * size + 4) + logits,
+    activations: rows * keptPerToken(model) * (model.num_hidden_layers + 1) * size + logits,
   }
   const perToken = flopsPerToken(model, train.seq_len)
   return {
